@@ -1,0 +1,123 @@
+//! vLLM's `/metrics`, in the Prometheus text format, to [`InstanceMetrics`].
+//!
+//! Not a general Prometheus parser: four gauges and counters out of some two hundred lines, read without
+//! keeping the rest. An instance with several engines (data parallel) reports each; counts are summed
+//! and the fullest KV cache counts.
+
+use lodestar_router::InstanceMetrics;
+
+/// A page that is not what vLLM serves.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MetricsError {
+    /// The page lacks a metric that vLLM always has.
+    #[error("no `{0}` on the page; is this vLLM's /metrics?")]
+    Missing(&'static str),
+    /// A sample that is not a usable number.
+    #[error("line {line}: `{name}` is `{value}`; it must be a finite number, at least 0")]
+    BadValue {
+        /// Line of the page, from 1.
+        line: usize,
+        /// Name of the metric.
+        name: &'static str,
+        /// What stands there.
+        value: String,
+    },
+}
+
+const RUNNING: &str = "vllm:num_requests_running";
+const WAITING: &str = "vllm:num_requests_waiting";
+const KV_USAGE: &str = "vllm:kv_cache_usage_perc";
+const PREEMPTIONS: &str = "vllm:num_preemptions_total";
+
+/// Reads a page of metrics.
+///
+/// # Errors
+/// When a metric is missing or is not a number.
+pub fn parse_metrics(page: &str) -> Result<InstanceMetrics, MetricsError> {
+    let (mut running, mut waiting, mut kv_usage, mut preemptions) = (None, None, None, None);
+    for (line, text) in (1..).zip(page.lines()) {
+        let Some((name, value)) = sample(text) else { continue };
+        let slot = match name {
+            RUNNING => &mut running,
+            WAITING => &mut waiting,
+            KV_USAGE => &mut kv_usage,
+            PREEMPTIONS => &mut preemptions,
+            _ => continue,
+        };
+        let number = number(name, line, value)?;
+        let before = slot.unwrap_or(0.0);
+        *slot = Some(if name == KV_USAGE { number.max(before) } else { number + before });
+    }
+    let found = |value: Option<f64>, name| value.ok_or(MetricsError::Missing(name));
+    Ok(InstanceMetrics {
+        running_requests: found(running, RUNNING)? as u32,
+        waiting_requests: found(waiting, WAITING)? as u32,
+        kv_usage: found(kv_usage, KV_USAGE)?,
+        preemptions: found(preemptions, PREEMPTIONS)? as u64,
+    })
+}
+
+/// Known name and value of a sample line: `name{labels} value [timestamp]`. A label's value may hold
+/// spaces and braces, so the labels end at the last brace.
+fn sample(text: &str) -> Option<(&'static str, &str)> {
+    let name_end = text.find(['{', ' '])?;
+    let name = [RUNNING, WAITING, KV_USAGE, PREEMPTIONS]
+        .into_iter()
+        .find(|&known| known == &text[..name_end])?;
+    let rest = text.rfind('}').map_or(&text[name_end..], |end| &text[end + 1..]);
+    Some((name, rest.split_whitespace().next().unwrap_or_default()))
+}
+
+fn number(name: &'static str, line: usize, value: &str) -> Result<f64, MetricsError> {
+    let parsed = value.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
+    parsed.ok_or_else(|| MetricsError::BadValue { line, name, value: value.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of a vLLM 0.32.0 server under load.
+    const PAGE: &str = r#"# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="tiny"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="tiny"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 7.0
+vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.004885197850513001
+vllm:num_preemptions_total{engine="0",model_name="tiny"} 3.0
+vllm:num_preemptions_created{engine="0",model_name="tiny"} 1.7952211836536677e+09
+"#;
+
+    #[test]
+    fn a_page_of_vllm_is_read() {
+        let metrics = parse_metrics(PAGE).unwrap();
+        assert_eq!(
+            metrics,
+            InstanceMetrics {
+                running_requests: 2,
+                waiting_requests: 1,
+                kv_usage: 0.004_885_197_850_513_001,
+                preemptions: 3,
+            }
+        );
+    }
+
+    #[test]
+    fn engines_of_one_instance_are_added_up() {
+        let second = PAGE.replace(r#"engine="0""#, r#"engine="1""#).replace("0.0048", "0.9048");
+        let metrics = parse_metrics(&format!("{PAGE}{second}")).unwrap();
+        assert_eq!((metrics.running_requests, metrics.preemptions), (4, 6));
+        assert!(metrics.kv_usage > 0.9);
+    }
+
+    #[test]
+    fn what_is_not_vllms_is_refused() {
+        assert_eq!(parse_metrics("<html>"), Err(MetricsError::Missing(RUNNING)));
+        let error = parse_metrics(&PAGE.replace(" 2.0", " NaN")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "line 3: `vllm:num_requests_running` is `NaN`; it must be a finite number, at least 0"
+        );
+        assert!(parse_metrics(&PAGE.replace(" 2.0", "")).is_err());
+    }
+}

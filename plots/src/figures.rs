@@ -1,0 +1,33 @@
+//! The figures, one file each: a function from results to a canvas.
+
+pub(crate) mod load;
+pub(crate) mod overview;
+pub(crate) mod queue_over_time;
+pub(crate) mod trace;
+pub(crate) mod ttft_cdf;
+pub(crate) mod ttft_over_time;
+
+use lodestar_scenarios::{Results, RunTables};
+
+use crate::axis::number;
+use crate::colour::{self, Colour};
+
+/// Of the run at this place of the results, in every figure.
+fn run_colours(runs: &[RunTables]) -> impl Iterator<Item = (&str, Colour)> {
+    runs.iter().enumerate().map(|(index, run)| (run.policy(), colour::series(index)))
+}
+
+/// What was simulated, for the line below a title.
+fn subtitle(results: &Results) -> String {
+    let scenario = &results.scenario;
+    let groups = scenario.fleet.groups().iter();
+    let fleet: Vec<_> = groups.map(|group| format!("{} × {}", group.count, group.gpu)).collect();
+    let requests = number(scenario.trace.requests as f64);
+    format!(
+        "{} ({requests} requests), {} on {}, seed {}",
+        scenario.trace.name,
+        scenario.model,
+        fleet.join(" + "),
+        scenario.seed
+    )
+}

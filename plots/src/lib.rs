@@ -1,0 +1,50 @@
+//! Figures, as SVG and PNG, drawn from the tables of a replay.
+//!
+//! A figure is a function from results to shapes (`figures/`, one file each), put together from a small
+//! vocabulary: axes, panels of lines, heat maps, legends. Plotters draws the shapes into files; its chart
+//! builder is not used, because its labels overlap and its legends cover the data. The same results give
+//! the same bytes on every machine: the font is compiled in, and nothing is asked of the system.
+
+mod axis;
+mod canvas;
+mod colour;
+mod figures;
+mod font;
+mod heat;
+mod legend;
+mod panel;
+mod render;
+mod samples;
+
+use std::fs;
+use std::path::Path;
+
+use lodestar_scenarios::Results;
+
+use crate::canvas::Canvas;
+pub use crate::figures::trace::TraceInfoFigure;
+pub use crate::render::PlotError;
+
+/// Every figure that shows a replay, by the name of its files.
+const REPLAY_FIGURES: [(&str, fn(&Results) -> Canvas); 5] = [
+    ("overview", figures::overview::draw),
+    ("ttft_cdf", figures::ttft_cdf::draw),
+    ("ttft_over_time", figures::ttft_over_time::draw),
+    ("queue_over_time", figures::queue_over_time::draw),
+    ("load", figures::load::draw),
+];
+
+/// Draws every figure of a replay into `folder`, which is created where needed: `<figure>.svg` and
+/// `<figure>.png`.
+pub fn replay_figures(results: &Results, folder: &Path) -> Result<(), PlotError> {
+    fs::create_dir_all(folder).map_err(|error| PlotError::new(folder, error))?;
+    for (name, draw) in REPLAY_FIGURES {
+        render::save(&draw(results), &folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// Draws the figure of a trace as `<stem>.svg` and `<stem>.png`.
+pub fn trace_figure(info: &TraceInfoFigure, stem: &Path) -> Result<(), PlotError> {
+    render::save(&figures::trace::draw(info), stem)
+}

@@ -1,0 +1,97 @@
+//! One diagram of a figure: two axes and what is drawn between them.
+//!
+//! The title of the vertical axis stands above it, upright, where it can be read without turning the
+//! head. Labels that would touch are left out.
+
+use crate::axis::Axis;
+use crate::canvas::{Align, Canvas, Point, Rect, TextStyle};
+use crate::colour::Colour;
+
+/// Axes and series.
+#[derive(Clone, Debug)]
+pub(crate) struct Panel {
+    pub(crate) title: String,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    pub(crate) series: Vec<Series>,
+}
+
+/// Points of one thing, in the values of the axes.
+#[derive(Clone, Debug)]
+pub(crate) struct Series {
+    pub(crate) points: Vec<Point>,
+    pub(crate) colour: Colour,
+}
+
+/// Height of the title and the vertical axis' title above the frame.
+const HEAD: f64 = 52.0;
+/// Height of the labels and the title of the horizontal axis below the frame.
+const FOOT: f64 = 42.0;
+/// Between a label and what is next to it.
+const GAP: f64 = 8.0;
+
+impl Panel {
+    pub(crate) fn draw(&self, canvas: &mut Canvas, area: Rect) {
+        let label_widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));
+        let labels = label_widths.fold(0.0_f64, f64::max);
+        // Half of the last label of the horizontal axis hangs over on the right.
+        let overhang =
+            self.x.ticks.last().map_or(0.0, |tick| TextStyle::SMALL.width_of(&tick.label) / 2.0);
+        let overhang = if self.x.ticks.last().is_some_and(|tick| self.x.position(tick.value) > 0.95)
+        {
+            overhang
+        } else {
+            4.0
+        };
+        let frame = area.inset(labels + GAP, HEAD, overhang, FOOT);
+
+        canvas.text(&self.title, (area.left, area.top + 14.0), Align::Left, TextStyle::HEADING);
+        canvas.text(&self.y.title, (area.left, area.top + 34.0), Align::Left, TextStyle::SMALL);
+        self.draw_horizontal_grid(canvas, frame);
+        self.draw_x_axis(canvas, frame, area.bottom);
+        for series in &self.series {
+            let place = |point: &Point| self.place(frame, *point);
+            canvas.line(series.points.iter().map(place).collect(), 2.0, series.colour);
+        }
+    }
+
+    fn place(&self, frame: Rect, (x, y): Point) -> Point {
+        let right = frame.left + self.x.position(x) * frame.width();
+        (right, frame.bottom - self.y.position(y) * frame.height())
+    }
+
+    fn draw_horizontal_grid(&self, canvas: &mut Canvas, frame: Rect) {
+        let mut free_below = f64::INFINITY;
+        for tick in &self.y.ticks {
+            let y = frame.bottom - self.y.position(tick.value) * frame.height();
+            canvas.line(vec![(frame.left, y), (frame.right, y)], 1.0, Colour::GRID);
+            let half = TextStyle::SMALL.size * 0.5;
+            if y + half <= free_below {
+                let at = (frame.left - GAP, y + TextStyle::SMALL.size * 0.35);
+                canvas.text(&tick.label, at, Align::Right, TextStyle::SMALL);
+                free_below = y - half;
+            }
+        }
+    }
+
+    fn draw_x_axis(&self, canvas: &mut Canvas, frame: Rect, bottom: f64) {
+        draw_x_axis(canvas, &self.x, frame);
+        let middle = (frame.left + frame.right) / 2.0;
+        canvas.text(&self.x.title, (middle, bottom - 3.0), Align::Centre, TextStyle::SMALL);
+    }
+}
+
+/// The line below a frame, with its ticks and labels but without its title.
+pub(crate) fn draw_x_axis(canvas: &mut Canvas, axis: &Axis, frame: Rect) {
+    canvas.line(vec![(frame.left, frame.bottom), (frame.right, frame.bottom)], 1.0, Colour::AXIS);
+    let mut free_from = f64::NEG_INFINITY;
+    for tick in &axis.ticks {
+        let x = frame.left + axis.position(tick.value) * frame.width();
+        canvas.line(vec![(x, frame.bottom), (x, frame.bottom + 4.0)], 1.0, Colour::AXIS);
+        let half = TextStyle::SMALL.width_of(&tick.label) / 2.0;
+        if x - half >= free_from {
+            canvas.text(&tick.label, (x, frame.bottom + 18.0), Align::Centre, TextStyle::SMALL);
+            free_from = x + half + GAP;
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Figures of a small replay.
+
+mod smoke;

@@ -1,0 +1,132 @@
+//! What [`Router::route`](crate::Router::route) answers: not an index but a record, complete enough to
+//! log, to explain, and to learn from.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::event::InstanceId;
+use crate::ledger::Load;
+use crate::request::RequestId;
+use crate::time::Duration;
+
+/// Where a request goes, and why. Its reservation is already in the ledger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// The chosen instance.
+    pub instance: InstanceId,
+    /// The rule that chose it.
+    pub reason: Reason,
+    /// Whether the policy knowingly left what it believes best, to learn.
+    pub explored: bool,
+    /// Probability with which the policy chooses this instance here. For
+    /// [`PowerOfTwo`](Reason::PowerOfTwo) it is the probability given the two that were drawn: the
+    /// unconditional one would need a look at the whole fleet.
+    pub propensity: f64,
+    /// Prompt tokens that the chosen instance should find in its cache.
+    pub prefix_hit_tokens: u32,
+    /// Those the policy scored, in [`InstanceId`] order. Empty for a policy that compares none.
+    pub candidates: Vec<Candidate>,
+}
+
+/// One instance as the policy saw it, before this request was reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Which one.
+    pub instance: InstanceId,
+    /// What the policy ranks by: lower is better.
+    pub score: f64,
+    /// Prompt tokens that this instance should find in its cache.
+    pub prefix_hit_tokens: u32,
+    /// What it owed to earlier requests.
+    pub load: Load,
+    /// Time to first token expected here, from a policy that predicts it.
+    pub predicted_ttft: Option<Duration>,
+}
+
+/// The rule behind a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Drawn.
+    Random,
+    /// Its turn.
+    RoundRobin,
+    /// Fewest requests in flight.
+    LeastRequests,
+    /// Fewer requests in flight, of two drawn.
+    PowerOfTwo,
+    /// Lowest KV cache usage.
+    LeastKv,
+    /// Longest cached prefix among those not overloaded.
+    PrefixHit,
+    /// The fleet is too uneven to look at prefixes: fewest requests in flight.
+    LoadImbalance,
+    /// No instance has any of the prefix: fewest requests in flight.
+    NoPrefixHit,
+    /// Every instance that has some of the prefix is overloaded: fewest requests in flight.
+    PrefixHoldersOverloaded,
+}
+
+impl Reason {
+    /// The name in logs and result tables. It never changes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "round-robin",
+            Self::LeastRequests => "least-requests",
+            Self::PowerOfTwo => "power-of-two",
+            Self::LeastKv => "least-kv",
+            Self::PrefixHit => "prefix-hit",
+            Self::LoadImbalance => "load-imbalance",
+            Self::NoPrefixHit => "no-prefix-hit",
+            Self::PrefixHoldersOverloaded => "prefix-holders-overloaded",
+        }
+    }
+}
+
+/// Why a request goes nowhere. Nothing was reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Rejected {
+    /// The fleet is empty.
+    #[error("there is no instance to route to")]
+    NoInstance,
+    /// Every instance would refuse the prompt.
+    #[error(
+        "a prompt of {prompt_tokens} tokens is too long: the longest accepted has {longest_accepted_tokens}"
+    )]
+    PromptTooLong {
+        /// Length of the prompt.
+        prompt_tokens: u32,
+        /// Longest prompt that some instance accepts.
+        longest_accepted_tokens: u32,
+    },
+    /// The driver routed the same request twice without an end in between.
+    #[error("request {} is already in flight", .request.0)]
+    DuplicateRequest {
+        /// Which one.
+        request: RequestId,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_has_one_name() {
+        let reasons = [
+            Reason::Random,
+            Reason::RoundRobin,
+            Reason::LeastRequests,
+            Reason::PowerOfTwo,
+            Reason::LeastKv,
+            Reason::PrefixHit,
+            Reason::LoadImbalance,
+            Reason::NoPrefixHit,
+            Reason::PrefixHoldersOverloaded,
+        ];
+        for reason in reasons {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Every fact a router can be told, as one closed enum: a driver that forgets one does not compile.
+
+use serde::{Deserialize, Serialize};
+
+use crate::request::{BlockHash, RequestId};
+use crate::time::Time;
+
+/// One vLLM engine behind the router. The driver numbers them from 0 and never reuses a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InstanceId(pub u32);
+
+/// What is known of an instance when it joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    /// KV cache capacity, tokens.
+    pub kv_capacity_tokens: u64,
+    /// Longest prompt plus output the engine accepts, tokens.
+    pub max_model_len_tokens: u32,
+}
+
+/// One scrape of an instance's `/metrics`. Old by the time it is read: see [`Scraped::at`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InstanceMetrics {
+    /// `vllm:num_requests_running`.
+    pub running_requests: u32,
+    /// `vllm:num_requests_waiting`.
+    pub waiting_requests: u32,
+    /// `vllm:kv_cache_usage_perc`, 0 to 1 (the name notwithstanding).
+    pub kv_usage: f64,
+    /// `vllm:num_preemptions_total`.
+    pub preemptions: u64,
+}
+
+/// Metrics with the moment at which the engine had them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scraped {
+    /// When the engine answered the scrape.
+    pub at: Time,
+    /// What it answered.
+    pub metrics: InstanceMetrics,
+}
+
+/// What the response said it used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// `usage.prompt_tokens`.
+    pub prompt_tokens: u32,
+    /// `usage.prompt_tokens_details.cached_tokens`.
+    pub cached_tokens: u32,
+    /// `usage.completion_tokens`.
+    pub output_tokens: u32,
+}
+
+/// A fact. Facts about a request or an instance the router does not know are ignored: the network
+/// delivers late news of the dead.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event<'a> {
+    /// An instance may be chosen from now on, with an empty cache. Ignored if it has joined before.
+    InstanceJoined {
+        /// Its name from now on.
+        instance: InstanceId,
+        /// What it can hold.
+        spec: InstanceSpec,
+    },
+    /// An instance is gone, and with it the reservations of its requests: they may be routed again at
+    /// once. An [`Event::Aborted`] for one that was not is ignored.
+    InstanceLeft {
+        /// Which one.
+        instance: InstanceId,
+    },
+    /// A scrape came back.
+    MetricsScraped {
+        /// Of which instance.
+        instance: InstanceId,
+        /// What it said, and when.
+        scraped: Scraped,
+    },
+    /// KV event: the instance now holds these blocks.
+    BlocksStored {
+        /// Where.
+        instance: InstanceId,
+        /// The block before the first of them; none if a prompt begins there.
+        parent: Option<BlockHash>,
+        /// Chained hashes, each the child of the one before.
+        blocks: &'a [BlockHash],
+    },
+    /// KV event: the instance evicted these blocks. What follows them cannot be hit any more either.
+    BlocksRemoved {
+        /// Where.
+        instance: InstanceId,
+        /// Chained hashes.
+        blocks: &'a [BlockHash],
+    },
+    /// KV event: the instance dropped its whole cache.
+    BlocksCleared {
+        /// Where.
+        instance: InstanceId,
+    },
+    /// The request is on its way to the instance that was decided.
+    Dispatched {
+        /// Which request.
+        request: RequestId,
+    },
+    /// The instance did not take the request: the reservation is returned, the request may be routed again.
+    DispatchFailed {
+        /// Which request.
+        request: RequestId,
+    },
+    /// The first output token arrived.
+    FirstToken {
+        /// Which request.
+        request: RequestId,
+    },
+    /// The response has grown.
+    Progress {
+        /// Which request.
+        request: RequestId,
+        /// Output tokens so far.
+        output_tokens: u32,
+    },
+    /// The response is complete.
+    Finished {
+        /// Which request.
+        request: RequestId,
+        /// What it used.
+        usage: Usage,
+    },
+    /// The request ended without an answer: client gone, instance gone, or refused by the engine.
+    Aborted {
+        /// Which request.
+        request: RequestId,
+    },
+    /// The time that [`Router::next_wakeup`](crate::Router::next_wakeup) asked for has come.
+    Timer,
+}

@@ -1,0 +1,155 @@
+//! Who owes what to whom: one reservation for each request in flight, and the sums by instance.
+//!
+//! The obvious alternative, counting in the proxy when a response starts and ends, misses what was
+//! decided a moment ago, so that a burst of simultaneous requests all see the same idle instance. A
+//! reservation is made by the decision itself, and however the request ends it is released once: the
+//! map entry is the right to release it.
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use rustc_hash::FxBuildHasher;
+use serde::{Deserialize, Serialize};
+
+use crate::event::InstanceId;
+use crate::fleet::{Fleet, Instance};
+use crate::request::RequestId;
+
+/// What an instance owes: the sums over its requests in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Requests in flight; [`prefill_requests`](Self::prefill_requests) plus
+    /// [`decode_requests`](Self::decode_requests).
+    pub requests: u32,
+    /// Those without a first token: waiting, or in prefill.
+    pub prefill_requests: u32,
+    /// Prompt tokens of those without a first token that should not be in the cache. A policy that
+    /// does not look at prefixes expects none to be.
+    pub uncached_prefill_tokens: u64,
+    /// Those with a first token.
+    pub decode_requests: u32,
+    /// Prompt and output so far of all of them. A block that two of them share counts twice.
+    pub context_tokens: u64,
+}
+
+impl Load {
+    fn add(&mut self, reservation: &Reservation) {
+        self.requests += 1;
+        if reservation.is_prefill() {
+            self.prefill_requests += 1;
+            self.uncached_prefill_tokens += u64::from(reservation.uncached_tokens);
+        } else {
+            self.decode_requests += 1;
+        }
+        self.context_tokens += reservation.context_tokens();
+        self.check();
+    }
+
+    fn subtract(&mut self, reservation: &Reservation) {
+        take(&mut self.requests, 1);
+        if reservation.is_prefill() {
+            take(&mut self.prefill_requests, 1);
+            take_tokens(&mut self.uncached_prefill_tokens, u64::from(reservation.uncached_tokens));
+        } else {
+            take(&mut self.decode_requests, 1);
+        }
+        take_tokens(&mut self.context_tokens, reservation.context_tokens());
+        self.check();
+    }
+
+    fn check(&self) {
+        assert!(
+            self.requests == self.prefill_requests + self.decode_requests,
+            "a request is in prefill or in decode: {self:?}"
+        );
+        assert!(
+            self.requests > 0 || *self == Self::default(),
+            "an instance without requests owes nothing: {self:?}"
+        );
+    }
+}
+
+fn take(count: &mut u32, amount: u32) {
+    *count = count.checked_sub(amount).expect("no more is released than was reserved");
+}
+
+fn take_tokens(tokens: &mut u64, amount: u64) {
+    *tokens = tokens.checked_sub(amount).expect("no more is released than was reserved");
+}
+
+/// What one request in flight takes up.
+#[derive(Clone, Copy, Debug)]
+struct Reservation {
+    instance: InstanceId,
+    prompt_tokens: u32,
+    uncached_tokens: u32,
+    output_tokens: u32,
+}
+
+impl Reservation {
+    const fn is_prefill(&self) -> bool {
+        self.output_tokens == 0
+    }
+
+    fn context_tokens(&self) -> u64 {
+        u64::from(self.prompt_tokens) + u64::from(self.output_tokens)
+    }
+}
+
+/// The reservations. Their sums are kept in each [`Instance`], where policies read them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger {
+    reservations: HashMap<RequestId, Reservation, FxBuildHasher>,
+}
+
+impl Ledger {
+    /// Whether the request is in flight.
+    pub(crate) fn holds(&self, request: RequestId) -> bool {
+        self.reservations.contains_key(&request)
+    }
+
+    /// Charges a request to an instance.
+    pub(crate) fn reserve(
+        &mut self,
+        request: RequestId,
+        instance: &mut Instance,
+        prompt_tokens: u32,
+        uncached_tokens: u32,
+    ) {
+        assert!(uncached_tokens <= prompt_tokens, "only prompt tokens can be uncached");
+        let Entry::Vacant(entry) = self.reservations.entry(request) else {
+            panic!("request {} reserves twice", request.0);
+        };
+        let reservation =
+            Reservation { instance: instance.id, prompt_tokens, uncached_tokens, output_tokens: 0 };
+        instance.load.add(&reservation);
+        entry.insert(reservation);
+    }
+
+    /// The response has reached `output_tokens`; the first of them ends the prefill. News that is
+    /// older than what is known changes nothing.
+    pub(crate) fn grow(&mut self, request: RequestId, output_tokens: u32, fleet: &mut Fleet) {
+        let Some(reservation) = self.reservations.get_mut(&request) else { return };
+        if output_tokens <= reservation.output_tokens {
+            return;
+        }
+        let load = &mut instance_of(reservation, fleet).load;
+        load.subtract(reservation);
+        reservation.output_tokens = output_tokens;
+        load.add(reservation);
+    }
+
+    /// The request has ended, one way or another.
+    pub(crate) fn release(&mut self, request: RequestId, fleet: &mut Fleet) {
+        let Some(reservation) = self.reservations.remove(&request) else { return };
+        instance_of(&reservation, fleet).load.subtract(&reservation);
+    }
+
+    /// The instance is gone, and its load with it.
+    pub(crate) fn forget(&mut self, instance: InstanceId) {
+        self.reservations.retain(|_, reservation| reservation.instance != instance);
+    }
+}
+
+fn instance_of<'a>(reservation: &Reservation, fleet: &'a mut Fleet) -> &'a mut Instance {
+    fleet.get_mut(reservation.instance).expect("a reservation leaves with its instance")
+}

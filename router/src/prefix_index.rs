@@ -1,0 +1,241 @@
+//! Which instance should hold which blocks: predicted from what was routed, corrected by KV events.
+//!
+//! One map for the whole fleet, from a block to those who hold it. A map for each instance would be
+//! simpler, but then a decision asks each of them; here a lookup finds where along the prompt the set
+//! of holders shrinks, in a few dozen probes however large the fleet. Two facts make that a binary
+//! search:
+//!
+//! * what an instance holds is closed under prefixes: a block goes when its parent goes. vLLM evicts a
+//!   chain from its tail too, and a block behind a gap cannot be hit;
+//! * hashes are chained, so the holders of a block are among the holders of the block before it.
+//!
+//! Each instance holds at most what its KV cache can, least recently used first out. Memory is
+//! proportional to the most that was held at once, not to what instances could hold.
+
+mod forest;
+mod holders;
+
+use crate::event::InstanceId;
+use crate::request::BlockHash;
+use forest::{Forest, NodeId};
+use holders::{Holder, HolderMap};
+
+/// How much of a prompt one instance holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Match {
+    /// Blocks, from the first on.
+    pub(crate) blocks: u32,
+    /// The last of them.
+    tip: NodeId,
+}
+
+impl Match {
+    pub(crate) const NONE: Self = Self { blocks: 0, tip: NodeId::NONE };
+
+    /// A match that can be ranked but not recorded.
+    #[cfg(test)]
+    pub(crate) const fn of(blocks: u32) -> Self {
+        Self { blocks, tip: NodeId::NONE }
+    }
+}
+
+/// Blocks and their holders.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PrefixIndex {
+    holders: HolderMap,
+    forest: Forest,
+    /// By id, ascending.
+    members: Vec<Member>,
+    /// By [`Member::slot`]; scratch of [`lookup`](Self::lookup), and the count of slots ever used.
+    found: Vec<Match>,
+    free_slots: Vec<u32>,
+}
+
+/// One instance and its cache.
+#[derive(Clone, Debug)]
+struct Member {
+    instance: InstanceId,
+    /// Its number among holders: small and reused, unlike its id.
+    slot: u32,
+    root: NodeId,
+    held_blocks: u64,
+    capacity_blocks: u64,
+}
+
+impl PrefixIndex {
+    /// An instance joins with an empty cache.
+    pub(crate) fn join(&mut self, instance: InstanceId, capacity_blocks: u64) {
+        let Err(position) = self.members.binary_search_by_key(&instance, |member| member.instance)
+        else {
+            panic!("instance {} joins twice", instance.0);
+        };
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.found.push(Match::NONE);
+            u32::try_from(self.found.len() - 1).expect("fewer instances than 2^32")
+        });
+        let root = self.forest.plant();
+        self.members
+            .insert(position, Member { instance, slot, root, held_blocks: 0, capacity_blocks });
+    }
+
+    /// The instance at `position` leaves with all it holds.
+    pub(crate) fn leave(&mut self, position: usize) {
+        self.clear(position);
+        let member = self.members.remove(position);
+        self.forest.uproot(member.root);
+        self.free_slots.push(member.slot);
+    }
+
+    /// How much of `chain` each instance holds, by id, ascending.
+    pub(crate) fn lookup(&mut self, chain: &[BlockHash], matches: &mut Vec<Match>) {
+        self.found.fill(Match::NONE);
+        let mut first = 0;
+        while first < chain.len() {
+            let holders = self.holders.get(chain[first]).len();
+            if holders == 0 {
+                break;
+            }
+            let last = last_held_by_as_many(&self.holders, chain, first, holders);
+            let blocks = u32::try_from(last + 1).expect("fewer blocks in a prompt than 2^32");
+            // Those who hold more are overwritten in a later round.
+            for holder in self.holders.get(chain[last]) {
+                self.found[holder.slot as usize] = Match { blocks, tip: holder.node };
+            }
+            first = last + 1;
+        }
+        matches.clear();
+        matches.extend(self.members.iter().map(|member| self.found[member.slot as usize]));
+    }
+
+    /// The instance at `position` is about to hold all of `chain`; `found` is what
+    /// [`lookup`](Self::lookup) has just said of the two.
+    pub(crate) fn record(&mut self, position: usize, chain: &[BlockHash], found: Match) {
+        let (held, new) = chain.split_at(found.blocks as usize);
+        let tip = match held.last() {
+            None => self.members[position].root,
+            Some(last) => {
+                assert!(self.forest.block(found.tip) == last.0, "the match is of another chain");
+                found.tip
+            }
+        };
+        self.extend(position, tip, new);
+    }
+
+    /// The instance at `position` says that it holds `blocks`, each the child of the one before and the
+    /// first the child of `parent`. What follows a block that is not known to be there is not recorded.
+    pub(crate) fn stored(
+        &mut self,
+        position: usize,
+        parent: Option<BlockHash>,
+        blocks: &[BlockHash],
+    ) {
+        let mut tip = self.members[position].root;
+        if let Some(parent) = parent {
+            let Some(node) = self.node_of(position, parent) else { return };
+            tip = node;
+        }
+        let mut new = blocks;
+        while let [block, rest @ ..] = new
+            && let Some(node) = self.node_of(position, *block)
+        {
+            (tip, new) = (node, rest);
+        }
+        self.extend(position, tip, new);
+    }
+
+    /// The instance at `position` no longer holds `blocks`, nor what follows them.
+    pub(crate) fn removed(&mut self, position: usize, blocks: &[BlockHash]) {
+        for &block in blocks {
+            let Some(top) = self.node_of(position, block) else { continue };
+            let mut node = top;
+            loop {
+                let child = self.forest.first_child(node);
+                if !child.is_none() {
+                    node = child;
+                    continue;
+                }
+                let parent = self.forest.parent(node);
+                self.remove_leaf(position, node);
+                if node == top {
+                    break;
+                }
+                node = parent;
+            }
+        }
+    }
+
+    /// The instance at `position` holds nothing any more.
+    pub(crate) fn clear(&mut self, position: usize) {
+        while self.evict(position) {}
+        assert!(self.members[position].held_blocks == 0, "every leaf can be evicted");
+    }
+
+    /// Adds `blocks` behind `tip` and marks them used, as many as there is room for.
+    fn extend(&mut self, position: usize, mut tip: NodeId, blocks: &[BlockHash]) {
+        let Member { slot, root, .. } = self.members[position];
+        if tip != root {
+            // Not to be evicted to make room for its own children.
+            self.forest.leave_ring(tip);
+        }
+        for &block in blocks {
+            if !self.make_room(position) {
+                break;
+            }
+            let node = self.forest.add(tip, block.0);
+            self.holders.add(block, Holder { slot, node });
+            self.members[position].held_blocks += 1;
+            tip = node;
+        }
+        if tip != root {
+            self.forest.use_now(root, tip);
+        }
+    }
+
+    fn make_room(&mut self, position: usize) -> bool {
+        let member = &self.members[position];
+        member.held_blocks < member.capacity_blocks || self.evict(position)
+    }
+
+    /// Forgets the block used longest ago. False when nothing may be forgotten.
+    fn evict(&mut self, position: usize) -> bool {
+        let oldest = self.forest.oldest_leaf(self.members[position].root);
+        oldest.inspect(|&leaf| self.remove_leaf(position, leaf)).is_some()
+    }
+
+    fn remove_leaf(&mut self, position: usize, leaf: NodeId) {
+        self.holders.remove(BlockHash(self.forest.block(leaf)), leaf);
+        self.forest.remove_leaf(leaf);
+        self.members[position].held_blocks -= 1;
+    }
+
+    fn node_of(&self, position: usize, block: BlockHash) -> Option<NodeId> {
+        let slot = self.members[position].slot;
+        self.holders.get(block).iter().find(|holder| holder.slot == slot).map(|holder| holder.node)
+    }
+}
+
+/// The last block of `chain`, from `first` on, that `count` instances hold, as `first` is. Gallops, then
+/// halves.
+fn last_held_by_as_many(
+    holders: &HolderMap,
+    chain: &[BlockHash],
+    first: usize,
+    count: usize,
+) -> usize {
+    let is_held = |index: usize| holders.get(chain[index]).len() == count;
+    let mut low = first;
+    let mut step = 1;
+    while low + step < chain.len() && is_held(low + step) {
+        low += step;
+        step *= 2;
+    }
+    let mut high = chain.len().min(low + step);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if is_held(middle) { low = middle } else { high = middle }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests;

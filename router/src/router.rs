@@ -1,0 +1,186 @@
+//! The router: facts in, decisions out. It ties policy, ledger and prefix index together and contains
+//! no algorithm of its own.
+//!
+//! Sans-I/O: no clock, no socket, no lock. Whoever drives it says what time it is and what happened, so
+//! the same code decides in a simulation, in a proxy, and in the replay of a log.
+
+use crate::config::RouterConfig;
+use crate::decision::{Decision, Rejected};
+use crate::event::{Event, InstanceId, InstanceSpec};
+use crate::fleet::Fleet;
+use crate::ledger::Ledger;
+use crate::policy::{self, Eligible, Policy};
+use crate::prefix_index::{Match, PrefixIndex};
+use crate::request::Request;
+use crate::rng::Rng;
+use crate::time::Time;
+use crate::training::{Model, TrainingJob};
+
+/// Chooses an instance for each request. What it decides depends on its configuration, its seed and the
+/// sequence of calls, and on nothing else.
+#[derive(Debug)]
+pub struct Router {
+    block_tokens: u32,
+    policy: Box<dyn Policy>,
+    rng: Rng,
+    fleet: Fleet,
+    ledger: Ledger,
+    /// Only for a policy that uses prefixes: it costs more than most decisions.
+    prefix_index: Option<PrefixIndex>,
+    /// Scratch of [`route`](Self::route).
+    positions: Vec<usize>,
+    /// Scratch of [`route`](Self::route).
+    matches: Vec<Match>,
+}
+
+impl Router {
+    /// A router without instances.
+    pub fn new(config: RouterConfig, seed: u64) -> Self {
+        let RouterConfig { policy, block_tokens } = config;
+        assert!(block_tokens > 0, "a block has at least one token");
+        Self {
+            block_tokens,
+            policy: policy::build(&policy),
+            rng: Rng::fork(seed, "policy"),
+            fleet: Fleet::default(),
+            ledger: Ledger::default(),
+            prefix_index: policy.uses_prefixes().then(PrefixIndex::default),
+            positions: Vec::new(),
+            matches: Vec::new(),
+        }
+    }
+
+    /// Decides where a request goes, and reserves its place there in the same step: the next call sees
+    /// it. The prompt's blocks count as held by the chosen instance from now on.
+    ///
+    /// Panics if the request has more full blocks than its prompt has tokens for.
+    pub fn route(&mut self, now: Time, request: &Request<'_>) -> Result<Decision, Rejected> {
+        let blocks = request.block_hashes.len() as u64;
+        assert!(
+            blocks * u64::from(self.block_tokens) <= u64::from(request.prompt_tokens),
+            "{blocks} full blocks are more than a prompt of {} tokens has",
+            request.prompt_tokens
+        );
+        if self.ledger.holds(request.id) {
+            return Err(Rejected::DuplicateRequest { request: request.id });
+        }
+        let positions = self.fleet.eligible(request.prompt_tokens, &mut self.positions)?;
+        if let Some(index) = &mut self.prefix_index {
+            index.lookup(request.block_hashes, &mut self.matches);
+        }
+        let eligible = Eligible {
+            instances: self.fleet.instances(),
+            positions,
+            matches: &self.matches,
+            block_tokens: self.block_tokens,
+            // vLLM computes the last prompt token in any case, for its logits.
+            reusable_blocks: request.prompt_tokens.saturating_sub(1) / self.block_tokens,
+        };
+        let choice = self.policy.choose(now, request, &eligible, &mut self.rng);
+        let position = eligible.position(choice.index);
+        let prefix_hit_tokens = eligible.prefix_hit_tokens(choice.index);
+
+        let instance = self.fleet.at_mut(position);
+        let uncached_tokens = request.prompt_tokens - prefix_hit_tokens;
+        self.ledger.reserve(request.id, instance, request.prompt_tokens, uncached_tokens);
+        if let Some(index) = &mut self.prefix_index {
+            index.record(position, request.block_hashes, self.matches[position]);
+        }
+        Ok(Decision {
+            instance: instance.id,
+            reason: choice.reason,
+            explored: false,
+            propensity: choice.propensity,
+            prefix_hit_tokens,
+            candidates: choice.candidates,
+        })
+    }
+
+    /// Takes note of a fact. Facts about requests and instances it does not know are ignored.
+    pub fn observe(&mut self, _now: Time, event: &Event<'_>) {
+        match *event {
+            Event::InstanceJoined { instance, spec } => self.join(instance, spec),
+            Event::InstanceLeft { instance } => self.leave(instance),
+            Event::MetricsScraped { instance, scraped } => {
+                if let Some(instance) = self.fleet.get_mut(instance) {
+                    // Scrapes overtake each other.
+                    if instance.scraped.is_none_or(|known| known.at <= scraped.at) {
+                        instance.scraped = Some(scraped);
+                    }
+                }
+            }
+            Event::BlocksStored { instance, parent, blocks } => {
+                if let Some((index, position)) = self.index_of(instance) {
+                    index.stored(position, parent, blocks);
+                }
+            }
+            Event::BlocksRemoved { instance, blocks } => {
+                if let Some((index, position)) = self.index_of(instance) {
+                    index.removed(position, blocks);
+                }
+            }
+            Event::BlocksCleared { instance } => {
+                if let Some((index, position)) = self.index_of(instance) {
+                    index.clear(position);
+                }
+            }
+            Event::FirstToken { request } => self.ledger.grow(request, 1, &mut self.fleet),
+            Event::Progress { request, output_tokens } => {
+                self.ledger.grow(request, output_tokens, &mut self.fleet);
+            }
+            Event::DispatchFailed { request }
+            | Event::Finished { request, .. }
+            | Event::Aborted { request } => {
+                self.ledger.release(request, &mut self.fleet);
+            }
+            Event::Dispatched { .. } | Event::Timer => {}
+        }
+    }
+
+    /// When it wants an [`Event::Timer`], if ever. Ask again after each call.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        None
+    }
+
+    /// Work to do elsewhere, if there is any. Its result goes to [`install`](Self::install).
+    pub fn training_job(&mut self) -> Option<TrainingJob> {
+        None
+    }
+
+    /// Takes the result of a [`TrainingJob`] into use.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a model is handed over, once there are models"
+    )]
+    pub fn install(&mut self, _now: Time, model: Model) {
+        match model {}
+    }
+
+    /// The instances and what each owes, for dashboards and tests.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    fn join(&mut self, instance: InstanceId, spec: InstanceSpec) {
+        if self.fleet.join(instance, spec)
+            && let Some(index) = &mut self.prefix_index
+        {
+            index.join(instance, spec.kv_capacity_tokens / u64::from(self.block_tokens));
+        }
+    }
+
+    fn leave(&mut self, instance: InstanceId) {
+        let Some(position) = self.fleet.position(instance) else { return };
+        self.fleet.leave(position);
+        self.ledger.forget(instance);
+        if let Some(index) = &mut self.prefix_index {
+            index.leave(position);
+        }
+    }
+
+    /// The prefix index and the instance's position in it, if both exist. Index and fleet are joined
+    /// and left together and both are ordered by id: a position means the same in both.
+    fn index_of(&mut self, instance: InstanceId) -> Option<(&mut PrefixIndex, usize)> {
+        Some((self.prefix_index.as_mut()?, self.fleet.position(instance)?))
+    }
+}

@@ -1,0 +1,197 @@
+//! A fleet as people write it: `a100:4,h100:2,l4:2`.
+//!
+//! Only counts of GPUs. What an instance of a GPU is (KV capacity, step time, limits) is looked up in
+//! the simulator's catalog, because a fleet typed by hand should not be able to disagree with it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lodestar_sim::InstanceConfig;
+use lodestar_sim::catalog::{self, CatalogError};
+use serde::{Deserialize, Serialize};
+
+/// The largest fleet accepted: beyond it a count is a typing error, not a plan.
+const MAX_INSTANCES: u32 = 4096;
+
+/// Some instances of some GPUs, in the order they were written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Fleet {
+    groups: Vec<Group>,
+}
+
+/// Instances on the same GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The GPU, by its name in the catalog.
+    pub gpu: String,
+    /// How many instances.
+    pub count: u32,
+}
+
+/// Why a text is not a fleet, or a fleet cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// Nothing between two commas, or nothing at all.
+    #[error("the fleet `{0}` has an empty part: write it like a100:4,h100:2")]
+    EmptyPart(String),
+    /// A part without a colon.
+    #[error("`{0}` in the fleet has no count: write it like {0}:4")]
+    NoCount(String),
+    /// A count that is not a number.
+    #[error("`{count}` is not a number of {gpu} instances")]
+    BadCount {
+        /// The GPU.
+        gpu: String,
+        /// What stood for its count.
+        count: String,
+    },
+    /// A group of nothing.
+    #[error("the fleet asks for zero {0} instances: leave the GPU out, or ask for at least one")]
+    ZeroInstances(String),
+    /// The same GPU in two parts.
+    #[error("{0} occurs twice in the fleet: add the counts up")]
+    RepeatedGpu(String),
+    /// More than anybody means.
+    #[error("the fleet has more than {MAX_INSTANCES} instances")]
+    TooLarge,
+    /// The catalog does not know the GPU or the model, or they do not fit.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+impl Fleet {
+    /// The groups, in the order they were written.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// How many instances in all.
+    pub fn instance_count(&self) -> u32 {
+        self.groups.iter().map(|group| group.count).sum()
+    }
+
+    /// The instances, each serving `model`, named `<gpu>-<number within the group>`.
+    pub fn instances(&self, model: &str) -> Result<Vec<InstanceConfig>, FleetError> {
+        let mut instances = Vec::with_capacity(self.instance_count() as usize);
+        for Group { gpu, count } in &self.groups {
+            for index in 0..*count {
+                instances.push(catalog::instance(gpu, model, format!("{gpu}-{index}"))?);
+            }
+        }
+        assert!(!instances.is_empty(), "a fleet has at least one instance");
+        Ok(instances)
+    }
+}
+
+impl FromStr for Fleet {
+    type Err = FleetError;
+
+    fn from_str(text: &str) -> Result<Self, FleetError> {
+        let mut fleet = Self { groups: Vec::new() };
+        for part in text.split(',') {
+            let group = parse_group(text, part)?;
+            if fleet.groups.iter().any(|earlier| earlier.gpu == group.gpu) {
+                return Err(FleetError::RepeatedGpu(group.gpu));
+            }
+            // Checked before it is added: the sum of two counts may not fit.
+            if group.count > MAX_INSTANCES - fleet.instance_count() {
+                return Err(FleetError::TooLarge);
+            }
+            fleet.groups.push(group);
+        }
+        Ok(fleet)
+    }
+}
+
+fn parse_group(fleet: &str, part: &str) -> Result<Group, FleetError> {
+    let part = part.trim();
+    if part.is_empty() {
+        return Err(FleetError::EmptyPart(fleet.to_owned()));
+    }
+    let (gpu, count) = part.split_once(':').ok_or_else(|| FleetError::NoCount(part.to_owned()))?;
+    let (gpu, count) = (gpu.trim().to_ascii_lowercase(), count.trim());
+    if gpu.is_empty() {
+        return Err(FleetError::EmptyPart(fleet.to_owned()));
+    }
+    match count.parse() {
+        Ok(0) => Err(FleetError::ZeroInstances(gpu)),
+        Ok(count) => Ok(Group { gpu, count }),
+        Err(_) => Err(FleetError::BadCount { gpu, count: count.to_owned() }),
+    }
+}
+
+impl fmt::Display for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Group { gpu, count }) in self.groups.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{gpu}:{count}")?;
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<String> for Fleet {
+    type Error = FleetError;
+
+    fn try_from(text: String) -> Result<Self, FleetError> {
+        text.parse()
+    }
+}
+
+impl From<Fleet> for String {
+    fn from(fleet: Fleet) -> Self {
+        fleet.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(text: &str) -> String {
+        text.parse::<Fleet>().expect_err("not a fleet").to_string()
+    }
+
+    #[test]
+    fn a_fleet_is_read_and_written_alike() {
+        let fleet: Fleet = " A100:4, h100:2,l4:2".parse().unwrap();
+        assert_eq!(fleet.to_string(), "a100:4,h100:2,l4:2");
+        assert_eq!(fleet.instance_count(), 8);
+    }
+
+    #[test]
+    fn instances_are_named_by_gpu_and_number() {
+        let fleet: Fleet = "a100:2,h100:1".parse().unwrap();
+        let instances = fleet.instances("llama-3.1-8b").unwrap();
+        let names: Vec<_> = instances.iter().map(|instance| instance.name.as_str()).collect();
+        assert_eq!(names, ["a100-0", "a100-1", "h100-0"]);
+    }
+
+    #[test]
+    fn what_is_not_a_fleet_says_why() {
+        assert_eq!(error_of(""), "the fleet `` has an empty part: write it like a100:4,h100:2");
+        assert_eq!(
+            error_of("a100:4,,l4:1"),
+            "the fleet `a100:4,,l4:1` has an empty part: write it like a100:4,h100:2"
+        );
+        assert_eq!(error_of("a100"), "`a100` in the fleet has no count: write it like a100:4");
+        assert_eq!(error_of(":3"), "the fleet `:3` has an empty part: write it like a100:4,h100:2");
+        assert_eq!(error_of("a100:four"), "`four` is not a number of a100 instances");
+        assert_eq!(error_of("a100:-1"), "`-1` is not a number of a100 instances");
+        assert_eq!(
+            error_of("a100:4,l4:0"),
+            "the fleet asks for zero l4 instances: leave the GPU out, or ask for at least one"
+        );
+        assert_eq!(error_of("a100:1,a100:2"), "a100 occurs twice in the fleet: add the counts up");
+        assert_eq!(error_of("a100:4000,l4:97"), "the fleet has more than 4096 instances");
+        assert_eq!(error_of("a100:1,l4:4294967295"), "the fleet has more than 4096 instances");
+    }
+
+    #[test]
+    fn an_unknown_gpu_is_named() {
+        let fleet: Fleet = "a1000:4".parse().unwrap();
+        let error = fleet.instances("llama-3.1-8b").expect_err("no such GPU").to_string();
+        assert!(error.contains("a1000"), "{error}");
+    }
+}

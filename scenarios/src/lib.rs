@@ -1,0 +1,29 @@
+//! Runs of the simulator and what remains of them: tables, summaries, results folders.
+//!
+//! The simulator answers one question, "what happens to this trace on this cluster under this policy";
+//! here the question is asked several times in parallel and the answers are kept so that a reader, a
+//! plot or another program can trust them. Polars enters the project here and nowhere below.
+
+mod comparison;
+mod digest;
+mod fleet;
+mod load;
+mod manifest;
+mod output;
+mod quantile;
+mod replay;
+mod summary;
+mod table;
+mod tables;
+
+pub use comparison::{Marks, compare};
+pub use digest::trace_sha256;
+pub use fleet::{Fleet, FleetError, Group};
+pub use load::{LoadError, load};
+pub use manifest::{ManifestError, Scenario, TraceIdentity};
+pub use output::{OutputDir, OutputError};
+pub use quantile::{Distribution, quantile};
+pub use replay::{Replay, ReplayError, Replayed};
+pub use summary::Summary;
+pub use table::Table;
+pub use tables::{Results, RunTables};

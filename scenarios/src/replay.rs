@@ -1,0 +1,148 @@
+//! One trace on one fleet under several policies, in parallel.
+//!
+//! Parallel across runs and never inside one: each run is a pure function of the scenario and its own
+//! policy, so the number of threads decides when the results are there and never what they are.
+
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use lodestar_router::{PolicyConfig, RouterConfig};
+use lodestar_sim::{ClusterConfig, Stuck, simulate};
+use lodestar_traces::TraceRequest;
+use rayon::ThreadPoolBuilder;
+use rayon::prelude::*;
+
+use crate::digest::trace_sha256;
+use crate::fleet::{Fleet, FleetError};
+use crate::manifest::{Scenario, TraceIdentity};
+use crate::tables::{Results, RunTables};
+
+/// A scenario with the requests and instances it names: checked, ready to run.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    scenario: Scenario,
+    cluster: ClusterConfig,
+    requests: &'a [TraceRequest],
+}
+
+/// What a replay gives.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The same for the same scenario, always.
+    pub results: Results,
+    /// How long each run took on this machine; no part of the results.
+    pub wall: Vec<Duration>,
+}
+
+/// Why a replay cannot start or did not end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// No requests.
+    #[error("the trace {0} has no requests")]
+    EmptyTrace(String),
+    /// No policies.
+    #[error("no policy was named")]
+    NoPolicy,
+    /// The same policy twice would be the same run twice, in the same folder.
+    #[error("the policy {0} was named twice")]
+    RepeatedPolicy(String),
+    /// The fleet cannot be built.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// The simulator's watchdog ended a run.
+    #[error("the run under {policy} does not end")]
+    Stuck {
+        /// Which run.
+        policy: String,
+        /// What the watchdog saw.
+        source: Stuck,
+    },
+}
+
+impl<'a> Replay<'a> {
+    /// Checks everything that can be wrong with a scenario before time is spent on it.
+    pub fn new(
+        trace_name: &str,
+        requests: &'a [TraceRequest],
+        fleet: Fleet,
+        model: &str,
+        policies: Vec<PolicyConfig>,
+        seed: u64,
+    ) -> Result<Self, ReplayError> {
+        if requests.is_empty() {
+            return Err(ReplayError::EmptyTrace(trace_name.to_owned()));
+        }
+        if policies.is_empty() {
+            return Err(ReplayError::NoPolicy);
+        }
+        for (index, policy) in policies.iter().enumerate() {
+            if policies[..index].iter().any(|earlier| earlier.name() == policy.name()) {
+                return Err(ReplayError::RepeatedPolicy(policy.name().to_owned()));
+            }
+        }
+        let cluster = ClusterConfig::new(fleet.instances(model)?);
+        let trace = TraceIdentity {
+            name: trace_name.to_owned(),
+            requests: requests.len() as u64,
+            sha256: trace_sha256(requests),
+        };
+        let scenario = Scenario { trace, fleet, model: model.to_owned(), policies, seed };
+        Ok(Self { scenario, cluster, requests })
+    }
+
+    /// How many requests all runs together will bring to an end.
+    pub fn total_requests(&self) -> u64 {
+        self.scenario.trace.requests * self.scenario.policies.len() as u64
+    }
+
+    /// Runs every policy, on `threads` threads or one a core. `on_ended` is called from all of them, with
+    /// the number of requests that ended since the call before.
+    pub fn run(
+        &self,
+        threads: Option<NonZeroUsize>,
+        on_ended: &(dyn Fn(u64) + Sync),
+    ) -> Result<Replayed, ReplayError> {
+        // To rayon, zero threads is one a core.
+        let threads = threads.map_or(0, NonZeroUsize::get);
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("the system gives threads");
+        let policies = &self.scenario.policies;
+        // Every run ends before an error is looked at, so that of two errors it is always the same one.
+        let runs: Vec<Result<_, _>> = pool.install(|| {
+            policies.par_iter().map(|policy| self.run_policy(policy, on_ended)).collect()
+        });
+        let mut tables = Vec::with_capacity(runs.len());
+        let mut wall = Vec::with_capacity(runs.len());
+        for run in runs {
+            let (run, elapsed) = run?;
+            tables.push(run);
+            wall.push(elapsed);
+        }
+        Ok(Replayed { results: Results { scenario: self.scenario.clone(), runs: tables }, wall })
+    }
+
+    fn run_policy(
+        &self,
+        policy: &PolicyConfig,
+        on_ended: &(dyn Fn(u64) + Sync),
+    ) -> Result<(RunTables, Duration), ReplayError> {
+        let started = Instant::now();
+        let mut reported = 0;
+        let mut on_progress = |ended| {
+            on_ended(ended - reported);
+            reported = ended;
+        };
+        let router = RouterConfig::new(policy.clone());
+        let output =
+            simulate(&self.cluster, self.requests, router, self.scenario.seed, &mut on_progress)
+                .map_err(|source| ReplayError::Stuck {
+                    policy: policy.name().to_owned(),
+                    source,
+                })?;
+        assert_eq!(output.requests.len(), self.requests.len(), "every request ends exactly once");
+        let elapsed = started.elapsed();
+        Ok((RunTables::new(policy.name(), &self.cluster, &output), elapsed))
+    }
+}

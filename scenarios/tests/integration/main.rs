@@ -1,0 +1,6 @@
+//! Results folders, from the requests to the files and back.
+
+mod damage;
+mod determinism;
+mod fixtures;
+mod replacement;

@@ -1,0 +1,15 @@
+//! A cluster of vLLM instances behind the production router, on one virtual clock.
+//!
+//! A request travels from its client over the network to the router, which decides through its public
+//! contract; then to the instance's API server, which tokenises it; then into the engine's waiting
+//! queue. Tokens travel back the same way. The router learns of them when they pass, and of an
+//! instance's metrics only when it scrapes them. What happens at one instant happens in the order of
+//! [`event_queue`]'s classes, so that nothing depends on the luck of a heap.
+
+mod config;
+mod event_queue;
+mod run;
+mod timeline;
+
+pub use self::config::{ApiServer, ClusterConfig, InstanceConfig};
+pub use self::run::{RunOutput, Stuck, simulate};

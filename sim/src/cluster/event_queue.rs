@@ -1,0 +1,168 @@
+//! What happens next. Events of one instant are ordered by class, engines then by their number and
+//! everything else by when it was scheduled; the order of classes is part of the model: [`Event::class`].
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use lodestar_router::Time;
+
+/// Index of a request in the trace.
+pub(super) type RequestIndex = u32;
+
+/// Everything that can happen, as one closed enum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The first token passes the router.
+    FirstTokenAtRouter(RequestIndex),
+    /// The end of an answer, or a refusal, passes the router.
+    EndAtRouter(RequestIndex),
+    /// The scrape that was taken last reaches the router.
+    MetricsAtRouter,
+    /// The router asked to be woken.
+    RouterTimer,
+    /// A request reaches the router.
+    RequestAtRouter(RequestIndex),
+    /// A request enters an engine's waiting queue.
+    RequestAtEngine(RequestIndex),
+    /// An engine has something to do.
+    EngineWakeup(u32),
+    /// All instances answer a scrape.
+    Scrape,
+    /// An interval of the time series ends.
+    Record,
+}
+
+impl Event {
+    /// Order of the events of one instant.
+    ///
+    /// The router hears all news before it decides. An engine decides after every message of that instant
+    /// is in, as the recorded scheduler does. Observers look last.
+    const fn class(self) -> u8 {
+        match self {
+            Self::FirstTokenAtRouter(_)
+            | Self::EndAtRouter(_)
+            | Self::MetricsAtRouter
+            | Self::RouterTimer => 0,
+            Self::RequestAtRouter(_) => 1,
+            Self::RequestAtEngine(_) => 2,
+            Self::EngineWakeup(_) => 3,
+            Self::Scrape => 4,
+            Self::Record => 5,
+        }
+    }
+
+    /// Order within a class. Engines go by number, so that an engine that is woken less often, because it
+    /// passes over steps that nobody notices, takes its turns at the same place.
+    const fn rank(self) -> u32 {
+        match self {
+            Self::EngineWakeup(instance) => instance,
+            Self::FirstTokenAtRouter(_)
+            | Self::EndAtRouter(_)
+            | Self::MetricsAtRouter
+            | Self::RouterTimer
+            | Self::RequestAtRouter(_)
+            | Self::RequestAtEngine(_)
+            | Self::Scrape
+            | Self::Record => 0,
+        }
+    }
+
+    /// Observers come round for ever and move nothing by themselves.
+    const fn is_periodic(self) -> bool {
+        matches!(self, Self::Scrape | Self::Record | Self::MetricsAtRouter)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    at: Time,
+    class: u8,
+    rank: u32,
+    sequence: u64,
+    event: Event,
+}
+
+impl Ord for Entry {
+    /// Reversed: the heap's greatest entry is the next event.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |entry: &Self| (entry.at, entry.class, entry.rank, entry.sequence);
+        key(other).cmp(&key(self))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Events by `(time, class, rank, sequence)`.
+#[derive(Debug, Default)]
+pub(super) struct EventQueue {
+    heap: BinaryHeap<Entry>,
+    sequence: u64,
+    /// Events that are not periodic: while there are none, nothing can change any more.
+    moving: usize,
+}
+
+impl EventQueue {
+    pub(super) fn push(&mut self, at: Time, event: Event) {
+        self.sequence += 1;
+        self.moving += usize::from(!event.is_periodic());
+        let (class, rank) = (event.class(), event.rank());
+        self.heap.push(Entry { at, class, rank, sequence: self.sequence, event });
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(Time, Event)> {
+        let entry = self.heap.pop()?;
+        self.moving -= usize::from(!entry.event.is_periodic());
+        Some((entry.at, entry.event))
+    }
+
+    /// Whether anything but observers is to come.
+    pub(super) fn is_moving(&self) -> bool {
+        self.moving > 0
+    }
+
+    /// Whether an event at `at` of this kind would be the next one.
+    pub(super) fn would_be_next(&self, at: Time, event: Event) -> bool {
+        let key = (at, event.class(), event.rank());
+        self.heap.peek().is_none_or(|next| key < (next.at, next.class, next.rank))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_instant_is_ordered_by_class_then_by_rank_then_by_sequence() {
+        let mut queue = EventQueue::default();
+        let (now, later) = (Time::from_nanos(5), Time::from_nanos(6));
+        queue.push(later, Event::EndAtRouter(9));
+        for event in [
+            Event::Record,
+            Event::EngineWakeup(1),
+            Event::EngineWakeup(0),
+            Event::RequestAtEngine(3),
+            Event::RequestAtRouter(2),
+            Event::FirstTokenAtRouter(1),
+        ] {
+            queue.push(now, event);
+        }
+        let order: Vec<Event> =
+            std::iter::from_fn(|| queue.pop()).map(|(_, event)| event).collect();
+        assert_eq!(
+            order,
+            [
+                Event::FirstTokenAtRouter(1),
+                Event::RequestAtRouter(2),
+                Event::RequestAtEngine(3),
+                Event::EngineWakeup(0),
+                Event::EngineWakeup(1),
+                Event::Record,
+                Event::EndAtRouter(9),
+            ]
+        );
+    }
+}

@@ -1,0 +1,43 @@
+//! The per-instance time series: what each engine did in each interval.
+
+use lodestar_router::{InstanceId, Time};
+
+use crate::engine::{Engine, EngineCounters};
+use crate::record::IntervalRecord;
+
+/// Turns running totals into intervals.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    intervals: Vec<IntervalRecord>,
+    /// Totals of each engine at the end of the last interval.
+    before: Vec<EngineCounters>,
+}
+
+impl Timeline {
+    pub(super) fn new(instances: usize) -> Self {
+        Self { intervals: Vec::new(), before: vec![EngineCounters::default(); instances] }
+    }
+
+    /// Ends an interval of every instance at `end`.
+    pub(super) fn record(&mut self, end: Time, engines: &[Engine]) {
+        for (id, (engine, before)) in (0..).zip(engines.iter().zip(&mut self.before)) {
+            let now = engine.counters();
+            self.intervals.push(IntervalRecord {
+                instance: InstanceId(id),
+                end,
+                running_requests: engine.running_requests(),
+                waiting_requests: engine.waiting_requests(),
+                kv_usage: engine.kv_usage(),
+                steps: now.steps - before.steps,
+                prefill_tokens: now.prefill_tokens - before.prefill_tokens,
+                output_tokens: now.output_tokens - before.output_tokens,
+                preemptions: now.preemptions - before.preemptions,
+            });
+            *before = now;
+        }
+    }
+
+    pub(super) fn into_intervals(self) -> Vec<IntervalRecord> {
+        self.intervals
+    }
+}

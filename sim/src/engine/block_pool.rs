@@ -1,0 +1,276 @@
+//! The KV cache blocks of one engine: who holds them, in which order they are reused, and which prefix
+//! each one caches. Mirrors `vllm/v1/core/block_pool.py` and `FreeKVCacheBlockQueue`.
+//!
+//! Not a plain LRU map: the order of vLLM's free queue decides every eviction, so the queue is kept as
+//! vLLM keeps it, node by node. Blocks that were never used stand in the queue as one range, so that an
+//! idle engine costs no memory.
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU64;
+
+use hashbrown::HashMap;
+use lodestar_router::BlockHash;
+
+/// Block 0 is vLLM's null block and is never handed out.
+pub(crate) type BlockId = u32;
+
+/// Links are slots: block id + 1. Slot 0 is the queue's sentinel; slot 1, the null block's, stands in
+/// the queue for all blocks that were never used.
+type Slot = u32;
+const SENTINEL: Slot = 0;
+const NEVER_USED: Slot = 1;
+const NO_SLOT: Slot = 0;
+
+/// A block hash as it is stored: never zero, so that an optional one takes no more room.
+type Key = NonZeroU64;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    key: Option<Key>,
+    references: u32,
+    /// Neighbours in the free queue, while in it.
+    previous: Slot,
+    next: Slot,
+    /// Next younger block under the same key.
+    duplicate: Slot,
+}
+
+/// Keys are hashes already, and neighbours by design: mixing them again would scatter them.
+#[derive(Clone, Copy, Debug, Default)]
+struct KeyIsHash(u64);
+
+impl Hasher for KeyIsHash {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are integers");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Blocks under one key, oldest first, linked through [`Block::duplicate`].
+#[derive(Clone, Copy, Debug)]
+struct Duplicates {
+    oldest: Slot,
+    youngest: Slot,
+}
+
+/// All KV cache blocks of one engine.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockPool {
+    num_blocks: u32,
+    free: u32,
+    /// First block that was never used; `num_blocks` when all were.
+    never_used: BlockId,
+    /// By slot; grows as blocks are first used.
+    blocks: Vec<Block>,
+    index: HashMap<Key, Duplicates, BuildHasherDefault<KeyIsHash>>,
+    /// Counts whatever can let a request in that did not fit before: blocks freed, keys registered.
+    gains: u64,
+}
+
+impl BlockPool {
+    pub(crate) fn new(num_blocks: u32) -> Self {
+        assert!(num_blocks >= 2, "the null block and one usable block");
+        let sentinel = Block { previous: NEVER_USED, next: NEVER_USED, ..Block::default() };
+        let never_used = Block { previous: SENTINEL, next: SENTINEL, ..Block::default() };
+        Self {
+            num_blocks,
+            free: num_blocks - 1,
+            never_used: 1,
+            blocks: vec![sentinel, never_used],
+            index: HashMap::default(),
+            gains: 0,
+        }
+    }
+
+    /// Blocks in the free queue.
+    pub(crate) fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// A number that changes when an admission that failed might succeed.
+    pub(crate) fn gains(&self) -> u64 {
+        self.gains
+    }
+
+    /// Blocks that can be handed out at all.
+    pub(crate) fn usable(&self) -> u32 {
+        self.num_blocks - 1
+    }
+
+    /// Distinct keys in the index.
+    pub(crate) fn cached_keys(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(crate) fn is_referenced(&self, block: BlockId) -> bool {
+        self.blocks[slot(block) as usize].references > 0
+    }
+
+    /// The oldest block that caches `key`.
+    pub(crate) fn cached(&self, key: BlockHash) -> Option<BlockId> {
+        self.index.get(&stored(key)).map(|blocks| block_id(blocks.oldest))
+    }
+
+    /// Takes the block at the head of the free queue, evicting what it caches.
+    pub(crate) fn take(&mut self) -> BlockId {
+        assert!(self.free > 0, "callers check free() first");
+        self.free -= 1;
+        let head = self.blocks[SENTINEL as usize].next;
+        if head == NEVER_USED {
+            let block = self.never_used;
+            self.never_used += 1;
+            if self.never_used == self.num_blocks {
+                self.unlink(NEVER_USED);
+            }
+            self.blocks.push(Block { references: 1, ..Block::default() });
+            debug_assert_eq!(
+                self.blocks.len() - 1,
+                slot(block) as usize,
+                "slots are used in order"
+            );
+            return block;
+        }
+        self.unlink(head);
+        if let Some(key) = self.blocks[head as usize].key.take() {
+            self.forget(key, head);
+        }
+        self.blocks[head as usize].references = 1;
+        block_id(head)
+    }
+
+    /// Adds a reference to a cached block; a free one leaves the queue, wherever it stands.
+    pub(crate) fn touch(&mut self, block: BlockId) {
+        let slot = slot(block);
+        debug_assert!(self.blocks[slot as usize].key.is_some(), "only cached blocks are touched");
+        if self.blocks[slot as usize].references == 0 {
+            self.unlink(slot);
+            self.free -= 1;
+        }
+        self.blocks[slot as usize].references += 1;
+    }
+
+    /// Drops one reference on each block of a table, last block first.
+    ///
+    /// Cached blocks that nobody holds any more go to the tail of the queue in that order, so a chain
+    /// loses its end before its beginning. Blocks that cache nothing go to the head, the first one
+    /// released foremost: they are reused before anything is evicted.
+    pub(crate) fn release(&mut self, table: &[BlockId]) {
+        self.gains += 1;
+        let mut head = SENTINEL;
+        for &block in table.iter().rev() {
+            let slot = slot(block);
+            let references = &mut self.blocks[slot as usize].references;
+            *references = references.checked_sub(1).expect("a released block is referenced");
+            if *references > 0 {
+                continue;
+            }
+            self.free += 1;
+            if self.blocks[slot as usize].key.is_some() {
+                let tail = self.blocks[SENTINEL as usize].previous;
+                self.link_after(tail, slot);
+            } else {
+                self.link_after(head, slot);
+                head = slot;
+            }
+        }
+        assert!(self.free < self.num_blocks, "more blocks were freed than exist");
+    }
+
+    /// Records that `block` caches `key`. Equal content in two blocks stays in two blocks.
+    pub(crate) fn register(&mut self, block: BlockId, key: BlockHash) {
+        let (slot, key) = (slot(block), stored(key));
+        assert!(self.blocks[slot as usize].key.is_none(), "a block is registered once");
+        self.gains += 1;
+        self.blocks[slot as usize].key = Some(key);
+        self.blocks[slot as usize].duplicate = NO_SLOT;
+        let entry = self.index.entry(key);
+        match entry {
+            hashbrown::hash_map::Entry::Occupied(mut blocks) => {
+                let youngest = std::mem::replace(&mut blocks.get_mut().youngest, slot);
+                self.blocks[youngest as usize].duplicate = slot;
+            }
+            hashbrown::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(Duplicates { oldest: slot, youngest: slot });
+            }
+        }
+    }
+
+    /// Ids in the free queue, head first.
+    pub(crate) fn free_queue(&self) -> impl Iterator<Item = BlockId> + '_ {
+        let mut slots = Vec::new();
+        let mut at = self.blocks[SENTINEL as usize].next;
+        while at != SENTINEL {
+            slots.push(at);
+            at = self.blocks[at as usize].next;
+        }
+        slots.into_iter().flat_map(|slot| {
+            if slot == NEVER_USED {
+                self.never_used..self.num_blocks
+            } else {
+                block_id(slot)..block_id(slot) + 1
+            }
+        })
+    }
+
+    /// Removes `slot` from the blocks under `key`.
+    fn forget(&mut self, key: Key, slot: Slot) {
+        let younger = self.blocks[slot as usize].duplicate;
+        let Some(entry) = self.index.get_mut(&key) else {
+            unreachable!("a cached block is indexed")
+        };
+        if entry.oldest == slot {
+            if younger == NO_SLOT {
+                self.index.remove(&key);
+            } else {
+                entry.oldest = younger;
+            }
+            return;
+        }
+        let mut older = entry.oldest;
+        while self.blocks[older as usize].duplicate != slot {
+            older = self.blocks[older as usize].duplicate;
+            assert!(older != NO_SLOT, "a cached block is linked under its key");
+        }
+        self.blocks[older as usize].duplicate = younger;
+        if entry.youngest == slot {
+            entry.youngest = older;
+        }
+    }
+
+    fn unlink(&mut self, slot: Slot) {
+        let Block { previous, next, .. } = self.blocks[slot as usize];
+        self.blocks[previous as usize].next = next;
+        self.blocks[next as usize].previous = previous;
+    }
+
+    fn link_after(&mut self, previous: Slot, slot: Slot) {
+        let next = self.blocks[previous as usize].next;
+        self.blocks[slot as usize].previous = previous;
+        self.blocks[slot as usize].next = next;
+        self.blocks[previous as usize].next = slot;
+        self.blocks[next as usize].previous = slot;
+    }
+}
+
+/// Zero and one share a key: one pair out of 2^64.
+fn stored(key: BlockHash) -> Key {
+    Key::new(key.0).unwrap_or(Key::MIN)
+}
+
+const fn slot(block: BlockId) -> Slot {
+    block + 1
+}
+
+const fn block_id(slot: Slot) -> BlockId {
+    slot - 1
+}
+
+#[cfg(test)]
+mod tests;

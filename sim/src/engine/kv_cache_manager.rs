@@ -1,0 +1,139 @@
+//! Gives KV cache blocks to requests. Mirrors `vllm/v1/core/kv_cache_manager.py` for a model with one
+//! group of full-attention layers.
+
+use super::block_pool::{BlockId, BlockPool};
+use super::config::EngineConfig;
+use super::request::Request;
+
+/// The blocks of one engine and the rules by which requests get them.
+#[derive(Clone, Debug)]
+pub(crate) struct KvCacheManager {
+    pub(crate) pool: BlockPool,
+    block_size: u32,
+    max_model_len: u32,
+    enable_prefix_caching: bool,
+    reserve_full_isl: bool,
+    /// Blocks kept free when admitting beside running requests.
+    watermark_blocks: u32,
+    /// Blocks of the last [`Self::get_computed_blocks`].
+    hits: Vec<BlockId>,
+}
+
+/// What an admission asks for beyond what every allocation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The request runs already and needs room for its next tokens.
+    Continue,
+    /// The request leaves the waiting queue, with the hits just looked up.
+    Admit {
+        /// Others run: the watermark applies.
+        beside_running: bool,
+    },
+}
+
+impl KvCacheManager {
+    pub(crate) fn new(config: &EngineConfig) -> Self {
+        Self {
+            pool: BlockPool::new(config.num_blocks),
+            block_size: config.block_size,
+            max_model_len: config.max_model_len,
+            enable_prefix_caching: config.enable_prefix_caching,
+            reserve_full_isl: config.scheduler_reserve_full_isl,
+            watermark_blocks: (config.watermark * f64::from(config.num_blocks)) as u32,
+            hits: Vec::new(),
+        }
+    }
+
+    /// Looks up the cached prefix of a request about to be admitted; returns its length in tokens.
+    ///
+    /// The last token is always computed, since its logits are needed: a prompt of whole blocks that is
+    /// cached to its end computes its last block again.
+    pub(crate) fn get_computed_blocks(&mut self, request: &Request) -> u32 {
+        self.hits.clear();
+        if !self.enable_prefix_caching || request.skip_reading_prefix_cache {
+            return 0;
+        }
+        let usable = ((request.tokens() - 1) / self.block_size) as usize;
+        for &key in &request.keys[..usable] {
+            let Some(block) = self.pool.cached(key) else { break };
+            self.hits.push(block);
+        }
+        self.hits.len() as u32 * self.block_size
+    }
+
+    /// Makes room for tokens `start..start + tokens` of a request; `false` changes nothing.
+    ///
+    /// Blocks that these tokens fill are registered at once, before the step has run: a request admitted
+    /// later in the same step may hit them.
+    pub(crate) fn allocate_slots(
+        &mut self,
+        request: &mut Request,
+        start: u32,
+        tokens: u32,
+        purpose: Purpose,
+    ) -> bool {
+        let end = start + tokens;
+        let want = end.min(self.max_model_len).div_ceil(self.block_size);
+        let new_blocks = match purpose {
+            Purpose::Continue => {
+                let new_blocks = want.saturating_sub(request.blocks.len() as u32);
+                if new_blocks > self.pool.free() {
+                    return false;
+                }
+                new_blocks
+            }
+            Purpose::Admit { beside_running } => {
+                debug_assert!(request.blocks.is_empty(), "waiting requests hold no blocks");
+                if !self.has_room_to_admit(request, want, beside_running) {
+                    return false;
+                }
+                for &hit in &self.hits {
+                    self.pool.touch(hit);
+                }
+                request.blocks.extend_from_slice(&self.hits);
+                request.cached_blocks = self.hits.len() as u32;
+                want.saturating_sub(self.hits.len() as u32)
+            }
+        };
+        for _ in 0..new_blocks {
+            request.blocks.push(self.pool.take());
+        }
+        self.register_full_blocks(request, end.min(request.tokens()));
+        true
+    }
+
+    /// Hits that nobody holds must leave the free queue, so they cost a free block each.
+    fn has_room_to_admit(&self, request: &Request, want: u32, beside_running: bool) -> bool {
+        let hits = self.hits.len() as u32;
+        let revived = self.hits.iter().filter(|&&hit| !self.pool.is_referenced(hit)).count() as u32;
+        let kept_free = if beside_running { self.watermark_blocks } else { 0 };
+        let fits =
+            |blocks: u32| blocks.saturating_sub(hits) + revived + kept_free <= self.pool.free();
+        if self.reserve_full_isl {
+            let whole = request.tokens().min(self.max_model_len).div_ceil(self.block_size);
+            if !fits(whole) {
+                return false;
+            }
+        }
+        fits(want)
+    }
+
+    /// Makes the full blocks among a request's first `tokens` tokens findable.
+    pub(crate) fn register_full_blocks(&mut self, request: &mut Request, tokens: u32) {
+        if !self.enable_prefix_caching {
+            return;
+        }
+        let full = tokens / self.block_size;
+        for at in request.cached_blocks..full {
+            self.pool.register(request.blocks[at as usize], request.keys[at as usize]);
+        }
+        request.cached_blocks = request.cached_blocks.max(full);
+    }
+
+    /// Returns all blocks of a request.
+    pub(crate) fn free(&mut self, request: &mut Request) {
+        self.pool.release(&request.blocks);
+        request.blocks.clear();
+        request.cached_blocks = 0;
+    }
+}

@@ -1,0 +1,253 @@
+//! What holds for every workload: blocks are conserved, the budget holds, every request ends once, the
+//! clock never goes back, the same inputs give the same outputs.
+
+use std::sync::Arc;
+
+use lodestar_router::{PolicyConfig, RouterConfig, Time};
+use lodestar_sim::content::PromptKeys;
+use lodestar_sim::engine::{
+    Engine, EngineConfig, EngineEvent, NewRequest, Progress, SchedulingPolicy,
+};
+use lodestar_sim::step_time::{GpuStepTime, HingeCoefficients, StepTime};
+use lodestar_sim::{ClusterConfig, InstanceConfig, Outcome, Stuck, simulate};
+use lodestar_traces::{Arrival, Source, Span, TraceRequest};
+use proptest::prelude::*;
+
+const STEP_TIME: HingeCoefficients = HingeCoefficients {
+    host_ms: 1.0,
+    t0_ms: 0.5,
+    w_ms: 7.0,
+    b_us_per_token: 50.0,
+    c_ns_per_pair: 3.0,
+    d_us_per_decode_request: 2.0,
+    e_ns_per_context_token: 90.0,
+    p: 1.9,
+    mixed_factor: 2.1,
+};
+
+fn step_time(max_tokens: u32) -> StepTime {
+    StepTime::Gpu(Arc::new(GpuStepTime::new(&STEP_TIME, max_tokens)))
+}
+
+prop_compose! {
+    /// Settings under which everything is scarce.
+    fn config()(
+        block_size in prop::sample::select(vec![1_u32, 4, 16]),
+        model_blocks in 4_u32..60,
+        spare_blocks in 1_u32..40,
+        budget in 8_u32..200,
+        max_num_seqs in 1_u32..12,
+        threshold in prop::sample::select(vec![0_u32, 7, 32]),
+        switches in prop::array::uniform6(any::<bool>()),
+        watermark in prop::sample::select(vec![0.0, 0.1]),
+    ) -> EngineConfig {
+        let [caching, reserve, priority, asynchronous, adaptive, few_active] = switches;
+        EngineConfig {
+            block_size,
+            max_num_batched_tokens: budget,
+            max_num_seqs,
+            enable_prefix_caching: caching,
+            long_prefill_token_threshold: threshold,
+            long_prefill_token_threshold_adaptive: adaptive,
+            policy: if priority { SchedulingPolicy::Priority } else { SchedulingPolicy::Fcfs },
+            watermark,
+            scheduler_reserve_full_isl: reserve,
+            max_num_active_seqs: few_active.then_some(max_num_seqs.div_ceil(2)),
+            async_scheduling: asynchronous,
+            ..EngineConfig::new(model_blocks + 1 + spare_blocks, model_blocks * block_size)
+        }
+    }
+}
+
+/// Prefix group, unshared tokens, output tokens, gap before it in microseconds, priority.
+type Shape = (u64, u32, u32, u64, i32);
+
+fn shapes(requests: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Shape>> {
+    prop::collection::vec((0_u64..4, 1_u32..80, 1_u32..150, 0_u64..100_000, 0_i32..3), requests)
+}
+
+fn trace(shapes: &[Shape]) -> Vec<TraceRequest> {
+    let mut us = 0;
+    (0..)
+        .zip(shapes)
+        .map(|(id, &(group, unique, output_tokens, gap_us, priority))| {
+            us += gap_us;
+            TraceRequest {
+                id,
+                arrival: Arrival::At { ns: us * 1000 },
+                prompt: vec![
+                    Span { source: Source::Hash(group), start: 0, tokens: 20 },
+                    Span { source: Source::Private(id), start: 0, tokens: unique },
+                ],
+                output_tokens,
+                session: None,
+                priority,
+                cache_salt: None,
+            }
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn an_engine_conserves_blocks_and_ends_every_request_once(
+        config in config(),
+        shapes in shapes(1..40),
+        aborts in prop::collection::vec((any::<prop::sample::Index>(), 0_u64..2_000_000), 0..6),
+    ) {
+        prop_assume!(config.validate().is_ok());
+        let requests = trace(&shapes);
+        let mut engine = Engine::new(config.clone(), step_time(config.max_num_batched_tokens)).unwrap();
+        let mut messages: Vec<(u64, usize, bool)> = requests
+            .iter()
+            .enumerate()
+            .filter_map(|(at, request)| match request.arrival {
+                Arrival::At { ns } => Some((ns, at, false)),
+                Arrival::After { .. } => None,
+            })
+            .chain(aborts.iter().map(|(at, us)| (us * 1000, at.index(requests.len()), true)))
+            .collect();
+        messages.sort_unstable();
+        let mut messages = messages.into_iter().peekable();
+        let mut ends = vec![0; requests.len()];
+        let (mut clock, mut events) = (Time::ZERO, Vec::new());
+        loop {
+            let wakeup = engine.next_wakeup();
+            if let Some((ns, at, abort)) =
+                messages.next_if(|&(ns, ..)| wakeup.is_none_or(|wakeup| ns <= wakeup.as_nanos()))
+            {
+                let prompt = PromptKeys::new(&requests[at].prompt, None, config.block_size);
+                if abort {
+                    engine.abort(Time::from_nanos(ns), at as u32);
+                } else if engine.accepts(prompt.tokens) {
+                    engine.add(Time::from_nanos(ns), NewRequest {
+                        handle: at as u32,
+                        prompt,
+                        max_tokens: requests[at].output_tokens,
+                        output: Source::Output(requests[at].id),
+                        priority: requests[at].priority,
+                        tie_break: at as u32,
+                        skip_reading_prefix_cache: false,
+                    });
+                } else {
+                    ends[at] += 1;
+                }
+                continue;
+            }
+            let Some(wakeup) = wakeup else { break };
+            prop_assert!(wakeup >= clock, "the clock never goes back");
+            clock = wakeup;
+            let progress = engine.wake(clock, &mut events);
+            if progress == Progress::Scheduled {
+                let batch = engine.newest_batch();
+                let tokens: u32 = batch.rows.iter().map(|row| row.tokens).sum();
+                prop_assert!(tokens <= config.max_num_batched_tokens, "the token budget holds");
+                prop_assert!(batch.running <= config.max_num_seqs, "max_num_seqs holds");
+                prop_assert!(batch.rows.iter().all(|row| row.tokens > 0), "no empty rows");
+            }
+            prop_assert!(engine.steps_without_output() < 10_000, "it gets on");
+            for event in events.drain(..) {
+                match event {
+                    EngineEvent::FirstToken { .. } => {}
+                    EngineEvent::Finished { handle, output_tokens, .. } => {
+                        let room = config.max_model_len - requests[handle as usize].prompt_tokens();
+                        let expected = requests[handle as usize].output_tokens.min(room);
+                        prop_assert_eq!(output_tokens, expected, "every answer has its length");
+                        ends[handle as usize] += 1;
+                    }
+                    EngineEvent::Aborted { handle, .. } => ends[handle as usize] += 1,
+                }
+            }
+        }
+        prop_assert!(ends.iter().all(|&count| count == 1), "every request ends exactly once: {ends:?}");
+        prop_assert_eq!(engine.free_blocks(), config.num_blocks - 1, "every block came back");
+        let mut free: Vec<u32> = engine.free_queue().collect();
+        free.sort_unstable();
+        prop_assert_eq!(free, (1..config.num_blocks).collect::<Vec<_>>(), "and none of them twice");
+    }
+
+    #[test]
+    fn a_cluster_run_is_complete_ordered_and_repeatable(
+        configs in prop::collection::vec(config(), 1..4),
+        shapes in shapes(1..60),
+        policy in prop::sample::select(PolicyConfig::NAMES.to_vec()),
+        seed in any::<u64>(),
+    ) {
+        prop_assume!(configs.iter().all(|config| config.validate().is_ok()));
+        let requests = trace(&shapes);
+        let instances = configs.iter().enumerate().map(|(at, config)| InstanceConfig {
+            name: format!("gpu-{at}"),
+            gpu: "gpu".to_owned(),
+            engine: config.clone(),
+            step_time: step_time(config.max_num_batched_tokens),
+        });
+        let cluster = ClusterConfig::new(instances.collect());
+        let router = RouterConfig::new(PolicyConfig::from_name(policy).unwrap());
+        let run = || simulate(&cluster, &requests, router.clone(), seed, &mut |_| {}).unwrap();
+        let output = run();
+        prop_assert_eq!(output.requests.len(), requests.len());
+        for (record, request) in output.requests.iter().zip(&requests) {
+            prop_assert_eq!(record.request, request.id, "records are in the order of the trace");
+            if record.outcome == Outcome::Finished {
+                let times = [
+                    Some(record.arrival),
+                    record.queued,
+                    record.scheduled,
+                    record.first_token_engine,
+                    record.first_token,
+                    Some(record.ended),
+                ];
+                prop_assert!(times.iter().all(Option::is_some), "a finished request went all the way");
+                prop_assert!(times.is_sorted(), "no cause after its effect: {times:?}");
+                prop_assert!(record.cached_tokens < record.prompt_tokens, "the last token is computed");
+            } else {
+                prop_assert_eq!(record.output_tokens, 0);
+                let longest = configs.iter().map(|config| config.max_model_len).max().unwrap();
+                prop_assert!(record.prompt_tokens >= longest, "only prompts too long for all are refused");
+            }
+        }
+        let tokens: u64 = output.intervals.iter().map(|interval| interval.output_tokens).sum();
+        let expected: u64 = output.requests.iter().map(|record| u64::from(record.output_tokens)).sum();
+        prop_assert_eq!(tokens, expected, "the time series and the records count the same tokens");
+        prop_assert_eq!(run(), output.clone(), "same inputs, same outputs");
+        let slowly = ClusterConfig { step_by_step: true, ..cluster.clone() };
+        let slowly = simulate(&slowly, &requests, router.clone(), seed, &mut |_| {}).unwrap();
+        prop_assert_eq!(slowly, output, "skipping over decode steps changes nothing");
+    }
+}
+
+#[test]
+fn a_closed_loop_request_is_sent_after_its_parent_ended() {
+    let mut requests = trace(&[(0, 10, 5, 0, 0), (0, 10, 5, 0, 0)]);
+    requests[1].arrival = Arrival::After { request: 0, delay_ns: 7_000_000 };
+    let output = simulate(&small_cluster(), &requests, round_robin(), 1, &mut |_| {}).unwrap();
+    assert_eq!((output.requests[1].arrival - output.requests[0].ended).as_nanos(), 7_000_000);
+}
+
+#[test]
+fn a_run_that_cannot_end_says_why() {
+    let mut requests = trace(&[(0, 10, 5, 0, 0), (0, 10, 5, 0, 0)]);
+    requests[1].arrival = Arrival::After { request: 99, delay_ns: 0 };
+    let stuck = simulate(&small_cluster(), &requests, round_robin(), 1, &mut |_| {}).unwrap_err();
+    assert!(matches!(stuck, Stuck::NeverSent { request: 1, parent: 99, .. }), "{stuck}");
+    let empty = ClusterConfig::new(Vec::new());
+    let stuck = simulate(&empty, &requests, round_robin(), 1, &mut |_| {}).unwrap_err();
+    assert_eq!(stuck, Stuck::NoInstances);
+}
+
+fn round_robin() -> RouterConfig {
+    RouterConfig::new(PolicyConfig::RoundRobin)
+}
+
+fn small_cluster() -> ClusterConfig {
+    let engine = EngineConfig::new(64, 512);
+    let step_time = step_time(engine.max_num_batched_tokens);
+    ClusterConfig::new(vec![InstanceConfig {
+        name: "gpu-0".into(),
+        gpu: "gpu".into(),
+        engine,
+        step_time,
+    }])
+}

@@ -1,0 +1,88 @@
+//! `lodestar replay`: one trace on one fleet under several policies, compared.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use lodestar_router::PolicyConfig;
+use lodestar_scenarios::{Fleet, Marks, OutputDir, Replay, Replayed, Summary, compare};
+use lodestar_traces::read_all;
+
+use crate::progress::Progress;
+use crate::read_options::ReadFlags;
+
+/// Simulate a trace on a fleet under several policies and compare them
+#[derive(Args, Debug)]
+pub(crate) struct ReplayArgs {
+    /// The trace: Azure, BurstGPT, Mooncake, ShareGPT and others, plain or compressed (docs/formats.md)
+    trace: PathBuf,
+    /// Instances by GPU, such as a100:4,h100:2,l4:2
+    #[arg(long)]
+    fleet: String,
+    /// The model that every instance serves
+    #[arg(long, default_value = "llama-3.1-8b")]
+    model: String,
+    /// Policies to compare [default: all of them]
+    #[arg(long, value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Of everything that is drawn at random
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folder for tables, summary and figures; earlier results in it are replaced
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
+    #[command(flatten)]
+    read: ReadFlags,
+}
+
+/// How much of the machine to use.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Threads {
+    /// Runs at a time [default: one a core]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
+    let fleet: Fleet = args.fleet.parse()?;
+    let policies = policies(&args.policy)?;
+    let trace = read_all(&args.trace, &args.read.options())?;
+    for note in &trace.notes {
+        writeln!(io::stderr(), "note: {note}")?;
+    }
+    let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy();
+    let replay = Replay::new(&name, &trace.requests, fleet, &args.model, policies, args.seed)?;
+    execute(&replay, &args.out, args.threads)
+}
+
+fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
+    if names.is_empty() {
+        return Ok(PolicyConfig::all().into());
+    }
+    Ok(names.iter().map(|name| PolicyConfig::from_name(name)).collect::<Result<_, _>>()?)
+}
+
+/// Runs a replay, writes its results and prints the comparison.
+pub(crate) fn execute(replay: &Replay<'_>, out: &Path, threads: Threads) -> anyhow::Result<()> {
+    let output = OutputDir::create(out)?;
+    let progress = Progress::new(replay.total_requests());
+    let Replayed { results, wall } = replay.run(threads.threads, &|ended| progress.advance(ended))?;
+    drop(progress);
+    output.write_tables(&results)?;
+    lodestar_plots::replay_figures(&results, &output.path().join("figures"))?;
+    output.finish(&results)?;
+
+    let summaries: Vec<_> = results.runs.iter().map(Summary::of).collect();
+    let mut stdout = io::stdout().lock();
+    let marks = if stdout.is_terminal() { Marks::Colour } else { Marks::Star };
+    writeln!(stdout, "{}", compare(&summaries, &wall, marks))?;
+    let out = out.display();
+    writeln!(stdout, "tables   {out}/<policy>/requests.parquet, {out}/<policy>/instances.parquet")?;
+    writeln!(stdout, "summary  {out}/summary.csv")?;
+    writeln!(stdout, "figures  {out}/figures/overview.png, and more beside it, as SVG too")?;
+    stdout.flush().context("cannot write to stdout")
+}
