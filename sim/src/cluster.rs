@@ -12,4 +12,4 @@ mod run;
 mod timeline;
 
 pub use self::config::{ApiServer, ClusterConfig, InstanceConfig};
-pub use self::run::{RunOutput, Stuck, simulate};
+pub use self::run::{RunOutput, Stuck, simulate, simulate_placed};

@@ -401,7 +401,8 @@ impl Engine {
         let scheduled = !batch.rows.is_empty();
         self.batches_scheduled += 1;
         self.steps_without_output += 1;
-        let duration = if scheduled { self.step_time.duration(&batch.shape) } else { Duration::ZERO };
+        let duration =
+            if scheduled { self.step_time.duration(&batch.shape) } else { Duration::ZERO };
         self.device_free_at = self.device_free_at.max(now) + duration;
         batch.ends_at = self.device_free_at;
         self.in_flight.push_back(batch);

@@ -13,5 +13,7 @@ pub mod golden;
 mod record;
 pub mod step_time;
 
-pub use self::cluster::{ApiServer, ClusterConfig, InstanceConfig, RunOutput, Stuck, simulate};
+pub use self::cluster::{
+    ApiServer, ClusterConfig, InstanceConfig, RunOutput, Stuck, simulate, simulate_placed,
+};
 pub use self::record::{IntervalRecord, Outcome, RequestRecord};

@@ -37,7 +37,8 @@ impl StepTime {
                 DecodeSeries::new(first, law.d_ns * requests, 1000)
             }
             Self::Gpu(law) => {
-                let constant = law.linear_ps[requests as usize] + law.per_decode_request_ps * requests;
+                let constant =
+                    law.linear_ps[requests as usize] + law.per_decode_request_ps * requests;
                 let first = constant + law.per_context_token_ps * context_tokens;
                 DecodeSeries::new(first, law.per_context_token_ps * requests, 1)
             }
@@ -69,7 +70,9 @@ impl DecodeSeries {
 
     /// Duration of the first `steps` steps together, to the nanosecond what their sum is.
     pub fn elapsed(&self, steps: u64) -> Duration {
-        Duration::from_nanos(floor_sum(steps, Self::DIVISOR, self.increment, self.first) * self.unit_ns)
+        Duration::from_nanos(
+            floor_sum(steps, Self::DIVISOR, self.increment, self.first) * self.unit_ns,
+        )
     }
 }
 

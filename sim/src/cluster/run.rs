@@ -2,8 +2,8 @@
 
 use hashbrown::HashMap;
 use lodestar_router::{
-    Event as Fact, InstanceId, InstanceMetrics, InstanceSpec, Request, RequestId, Router,
-    RouterConfig, Scraped, Time, Usage,
+    Duration, Event as Fact, InstanceId, InstanceMetrics, InstanceSpec, PolicyConfig, Request,
+    RequestId, Router, RouterConfig, Scraped, Time, Usage,
 };
 use lodestar_traces::{Arrival, Source, TraceRequest};
 use rustc_hash::FxBuildHasher;
@@ -98,7 +98,34 @@ pub fn simulate(
     seed: u64,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<RunOutput, Stuck> {
-    let mut run = Run::new(config, requests, router, seed)?;
+    run(Run::new(config, requests, router, seed)?, on_progress)
+}
+
+/// Simulates `requests` on a cluster without a router: each request goes where a log says that it went.
+///
+/// # Errors
+/// As [`simulate`].
+///
+/// # Panics
+/// When `placements` is not one instance of the cluster for each request.
+pub fn simulate_placed(
+    config: &ClusterConfig,
+    requests: &[TraceRequest],
+    placements: &[InstanceId],
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<RunOutput, Stuck> {
+    assert_eq!(placements.len(), requests.len(), "one placement a request");
+    assert!(placements.iter().all(|placement| (placement.0 as usize) < config.instances.len()));
+    // The router is told everything and asked nothing.
+    let unasked = RouterConfig::new(PolicyConfig::RoundRobin);
+    run(
+        Run { placements: Some(placements), ..Run::new(config, requests, unasked, 0)? },
+        on_progress,
+    )
+}
+
+fn run(mut run: Run<'_>, on_progress: &mut dyn FnMut(u64)) -> Result<RunOutput, Stuck> {
+    let requests = run.requests;
     let mut reported = 0;
     while run.unfinished > 0 {
         if !run.queue.is_moving() {
@@ -122,6 +149,8 @@ struct Run<'a> {
     config: &'a ClusterConfig,
     requests: &'a [TraceRequest],
     router: Router,
+    /// Where each request goes, if that is not for the router to decide.
+    placements: Option<&'a [InstanceId]>,
     block_tokens: u32,
     engines: Vec<Engine>,
     /// The wake-up of each engine that is in the queue. An engine that is interrupted asks for an earlier
@@ -164,6 +193,7 @@ impl<'a> Run<'a> {
             config,
             requests,
             router: Router::new(router, seed),
+            placements: None,
             block_tokens,
             timeline: Timeline::new(engines.len()),
             wakeups: vec![None; engines.len()],
@@ -246,21 +276,28 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A request stands at the router's door: decide where it goes, and send it there.
     fn route(&mut self, index: RequestIndex) {
         let request = &self.requests[index as usize];
         let prompt = PromptKeys::new(&request.prompt, request.cache_salt, self.block_tokens);
-        let prompt_tokens = prompt.tokens;
-        let decision = self.router.route(
-            self.now,
-            &Request {
-                id: id_of(index),
-                prompt_tokens,
-                block_hashes: &prompt.keys,
-                session: request.session,
-                priority: request.priority,
-            },
-        );
-        let mut record = RequestRecord {
+        let mut record = self.unrouted(request, prompt.tokens);
+        match self.placements {
+            Some(placements) => record.instance = Some(placements[index as usize]),
+            None => self.ask_router(index, &prompt, &mut record),
+        }
+        let Some(instance) = record.instance else {
+            self.records[index as usize] = Some(record);
+            self.end(index);
+            return;
+        };
+        self.dispatch(index, instance, prompt, &mut record);
+        self.records[index as usize] = Some(record);
+        self.tell(&Fact::Dispatched { request: id_of(index) });
+    }
+
+    /// The record of a request that has just arrived: if nothing better happens, nobody takes it.
+    fn unrouted(&self, request: &TraceRequest, prompt_tokens: u32) -> RequestRecord {
+        RequestRecord {
             request: request.id,
             outcome: Outcome::RejectedByRouter,
             instance: None,
@@ -271,19 +308,29 @@ impl<'a> Run<'a> {
             first_token_engine: None,
             first_token: None,
             ended: self.now + self.config.client_network,
-            itl_max: lodestar_router::Duration::ZERO,
+            itl_max: Duration::ZERO,
             prompt_tokens,
             cached_tokens: 0,
             predicted_cached_tokens: 0,
             predicted_ttft: None,
             output_tokens: 0,
             preemptions: 0,
-        };
-        let Ok(decision) = decision else {
-            self.records[index as usize] = Some(record);
-            self.end(index);
-            return;
-        };
+        }
+    }
+
+    fn ask_router(&mut self, index: RequestIndex, prompt: &PromptKeys, record: &mut RequestRecord) {
+        let request = &self.requests[index as usize];
+        let decision = self.router.route(
+            self.now,
+            &Request {
+                id: id_of(index),
+                prompt_tokens: prompt.tokens,
+                block_hashes: &prompt.keys,
+                session: request.session,
+                priority: request.priority,
+            },
+        );
+        let Ok(decision) = decision else { return };
         record.instance = Some(decision.instance);
         record.reason = Some(decision.reason);
         record.predicted_cached_tokens = decision.prefix_hit_tokens;
@@ -292,9 +339,21 @@ impl<'a> Run<'a> {
             .iter()
             .find(|candidate| candidate.instance == decision.instance)
             .and_then(|candidate| candidate.predicted_ttft);
-        let delay = self.config.instance_network + self.config.api_server.delay(prompt_tokens);
-        let engine = &self.engines[decision.instance.0 as usize];
-        if engine.accepts(prompt_tokens) {
+    }
+
+    /// Sends a request to an instance, whose API server may refuse it.
+    fn dispatch(
+        &mut self,
+        index: RequestIndex,
+        instance: InstanceId,
+        prompt: PromptKeys,
+        record: &mut RequestRecord,
+    ) {
+        let request = &self.requests[index as usize];
+        let engine = &self.engines[instance.0 as usize];
+        let at =
+            self.now + self.config.instance_network + self.config.api_server.delay(prompt.tokens);
+        if engine.accepts(prompt.tokens) {
             let block_size = engine.config().block_size;
             let prompt = if block_size == self.block_tokens {
                 prompt
@@ -302,14 +361,11 @@ impl<'a> Run<'a> {
                 PromptKeys::new(&request.prompt, request.cache_salt, block_size)
             };
             self.in_transit.insert(index, prompt);
-            self.queue.push(self.now + delay, Event::RequestAtEngine(index));
+            self.queue.push(at, Event::RequestAtEngine(index));
         } else {
             record.outcome = Outcome::RejectedByEngine;
-            self.queue
-                .push(self.now + delay + self.config.instance_network, Event::EndAtRouter(index));
+            self.queue.push(at + self.config.instance_network, Event::EndAtRouter(index));
         }
-        self.records[index as usize] = Some(record);
-        self.tell(&Fact::Dispatched { request: id_of(index) });
     }
 
     fn enter_engine(&mut self, index: RequestIndex) {
@@ -429,7 +485,7 @@ impl<'a> Run<'a> {
             self.records[index as usize].as_ref().expect("an ended request has a record").ended;
         for child in self.children.remove(&self.requests[index as usize].id).unwrap_or_default() {
             if let Arrival::After { delay_ns, .. } = self.requests[child as usize].arrival {
-                self.send(child, ended + lodestar_router::Duration::from_nanos(delay_ns));
+                self.send(child, ended + Duration::from_nanos(delay_ns));
             }
         }
     }

@@ -136,7 +136,8 @@ impl DecodeRun {
         }
         self.cross_borders(scheduler, to);
         let last = self.update_time(to - 1);
-        let last_gap = if to - self.done > 1 { (last - self.update_time(to - 2)).as_nanos() } else { 0 };
+        let last_gap =
+            if to - self.done > 1 { (last - self.update_time(to - 2)).as_nanos() } else { 0 };
         let first_arrival = self.update_time(self.done);
         for &slot in &scheduler.running {
             let request = &mut scheduler.requests[slot as usize];

@@ -221,7 +221,8 @@ impl<'a> Replay<'a> {
         if skipped > self.skipped {
             // What is in flight now is not what was when the decode phase began.
             self.skipped = skipped;
-            let blocks = self.engine.batches_in_flight().map(|batch| self.added_by(batch)).collect();
+            let blocks =
+                self.engine.batches_in_flight().map(|batch| self.added_by(batch)).collect();
             self.added_blocks = blocks;
         } else if scheduled > self.scheduled {
             self.added_blocks.push_back(self.added_by(self.engine.newest_batch()));
