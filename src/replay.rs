@@ -3,12 +3,15 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use lodestar_router::PolicyConfig;
-use lodestar_scenarios::{Fleet, Marks, OutputDir, Replay, Replayed, Summary, compare};
-use lodestar_traces::read_all;
+use lodestar_scenarios::{
+    Fleet, Marks, OutputDir, Replay, Replayed, Results, Summary, Workload, compare,
+};
+use lodestar_traces::{ReadOptions, read_all};
 
 use crate::progress::Progress;
 use crate::read_options::ReadFlags;
@@ -50,12 +53,15 @@ pub(crate) struct Threads {
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let fleet: Fleet = args.fleet.parse()?;
     let policies = policies(&args.policy)?;
-    let trace = read_all(&args.trace, &args.read.options())?;
+    let read_options = ReadOptions { seed: args.seed, ..args.read.options() };
+    let trace = read_all(&args.trace, &read_options)?;
     for note in &trace.notes {
         writeln!(io::stderr(), "note: {note}")?;
     }
     let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy();
-    let replay = Replay::new(&name, &trace.requests, fleet, &args.model, policies, args.seed)?;
+    let workload =
+        Workload { name: &name, read_options: Some(read_options), requests: &trace.requests };
+    let replay = Replay::new(workload, fleet, &args.model, policies, args.seed)?;
     execute(&replay, &args.out, args.threads)
 }
 
@@ -70,19 +76,24 @@ fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
 pub(crate) fn execute(replay: &Replay<'_>, out: &Path, threads: Threads) -> anyhow::Result<()> {
     let output = OutputDir::create(out)?;
     let progress = Progress::new(replay.total_requests());
-    let Replayed { results, wall } = replay.run(threads.threads, &|ended| progress.advance(ended))?;
+    let Replayed { results, wall } =
+        replay.run(threads.threads, &|ended| progress.advance(ended))?;
     drop(progress);
     output.write_tables(&results)?;
     lodestar_plots::replay_figures(&results, &output.path().join("figures"))?;
     output.finish(&results)?;
 
+    print(out, &results, &wall).context("cannot write to stdout")
+}
+
+fn print(out: &Path, results: &Results, wall: &[Duration]) -> io::Result<()> {
     let summaries: Vec<_> = results.runs.iter().map(Summary::of).collect();
     let mut stdout = io::stdout().lock();
     let marks = if stdout.is_terminal() { Marks::Colour } else { Marks::Star };
-    writeln!(stdout, "{}", compare(&summaries, &wall, marks))?;
+    writeln!(stdout, "{}", compare(&summaries, wall, marks))?;
     let out = out.display();
     writeln!(stdout, "tables   {out}/<policy>/requests.parquet, {out}/<policy>/instances.parquet")?;
     writeln!(stdout, "summary  {out}/summary.csv")?;
     writeln!(stdout, "figures  {out}/figures/overview.png, and more beside it, as SVG too")?;
-    stdout.flush().context("cannot write to stdout")
+    stdout.flush()
 }

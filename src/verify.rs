@@ -58,7 +58,8 @@ struct Files {
 
 /// All cases of a folder, by name. A case without its golden is an error, not a skipped case.
 fn find_cases(folder: &Path) -> anyhow::Result<Vec<Files>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read folder {}", folder.display()))?;
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read folder {}", folder.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         let name = entry.with_context(|| format!("cannot list {}", folder.display()))?.file_name();
@@ -67,7 +68,10 @@ fn find_cases(folder: &Path) -> anyhow::Result<Vec<Files>> {
     names.sort();
     let mut cases = Vec::new();
     for file in &names {
-        let Some(name) = file.strip_suffix(".json").or_else(|| file.strip_suffix(".json.gz")) else { continue };
+        let Some(name) = file.strip_suffix(".json").or_else(|| file.strip_suffix(".json.gz"))
+        else {
+            continue;
+        };
         if name.ends_with(".golden") {
             continue;
         }
@@ -75,11 +79,22 @@ fn find_cases(folder: &Path) -> anyhow::Result<Vec<Files>> {
             .into_iter()
             .find(|golden| names.binary_search(golden).is_ok())
             .with_context(|| {
-                format!("{}: no {name}.golden.json[.gz] beside it; record one first", folder.join(file).display())
+                format!(
+                    "{}: no {name}.golden.json[.gz] beside it; record one first",
+                    folder.join(file).display()
+                )
             })?;
-        cases.push(Files { name: name.to_owned(), case: folder.join(file), golden: folder.join(golden) });
+        cases.push(Files {
+            name: name.to_owned(),
+            case: folder.join(file),
+            golden: folder.join(golden),
+        });
     }
-    ensure!(!cases.is_empty(), "{}: no NAME.json with a NAME.golden.json in this folder", folder.display());
+    ensure!(
+        !cases.is_empty(),
+        "{}: no NAME.json with a NAME.golden.json in this folder",
+        folder.display()
+    );
     Ok(cases)
 }
 
@@ -87,8 +102,8 @@ fn verify(files: &Files) -> anyhow::Result<Outcome> {
     let text = read(&files.case)?;
     let case = Case::parse(&text).with_context(|| files.case.display().to_string())?;
     let text = read(&files.golden)?;
-    let recording: Recording =
-        serde_json::from_str(&text).with_context(|| format!("{}: not a golden", files.golden.display()))?;
+    let recording: Recording = serde_json::from_str(&text)
+        .with_context(|| format!("{}: not a golden", files.golden.display()))?;
     ensure!(
         recording.format == Recording::FORMAT,
         "{}: format {} is not known, only {}",

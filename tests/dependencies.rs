@@ -35,7 +35,8 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .packages
         .iter()
         .map(|package| {
-            let used = package.dependencies.iter().filter(|used| used.kind == DependencyKind::Normal);
+            let used =
+                package.dependencies.iter().filter(|used| used.kind == DependencyKind::Normal);
             (package.name.to_string(), used.map(|used| used.name.clone()).collect())
         })
         .collect()
@@ -59,7 +60,10 @@ fn the_core_links_nothing_that_does_io() {
     let dependencies = dependencies();
     for pure in ["lodestar-router", "lodestar-sim"] {
         for used in &dependencies[pure] {
-            assert!(!IMPURE.contains(&used.as_str()), "{pure} is pure and must not depend on {used}");
+            assert!(
+                !IMPURE.contains(&used.as_str()),
+                "{pure} is pure and must not depend on {used}"
+            );
         }
     }
 }

@@ -79,30 +79,32 @@ impl Axis {
         Self { scale: Scale::Linear, low, high, ticks, title: title.to_owned() }
     }
 
-    /// Logarithmic, from the last value 1, 2 or 5 times a power of ten below the samples to the first
-    /// above. Samples that are not positive have no place on it.
+    /// Logarithmic, around the samples, between values with a single significant digit. Samples that are
+    /// not positive have no place on it.
     pub(crate) fn log(title: &str, samples: impl Iterator<Item = f64>, format: Format) -> Self {
         let positive = samples.filter(|sample| *sample > 0.0);
-        let (low, high) = positive.fold((f64::INFINITY, 0.0_f64), |(low, high), sample| {
-            (low.min(sample), high.max(sample))
+        let (least, most) = positive.fold((f64::INFINITY, 0.0_f64), |(least, most), sample| {
+            (least.min(sample), most.max(sample))
         });
-        let (low, high) = if low <= high { (low, high) } else { (1.0, 10.0) };
-        let (first, last) = (decade(low), decade(high) + 1);
-        let marks: Vec<f64> = (first..=last)
-            .flat_map(|exponent| [1.0, 2.0, 5.0].map(|factor| factor * power_of_ten(exponent)))
+        let (least, most) = if least <= most { (least, most) } else { (1.0, 10.0) };
+        let mark = |exponent: i32, digit: u8| (digit, f64::from(digit) * power_of_ten(exponent));
+        let marks: Vec<(u8, f64)> = (decade(least)..=decade(most) + 1)
+            .flat_map(|exponent| (1..=9).map(move |digit| mark(exponent, digit)))
             .collect();
-        let low =
-            marks.iter().copied().rfind(|mark| *mark <= low * (1.0 + 1e-9)).unwrap_or(marks[0]);
-        let above = marks.iter().copied().find(|mark| *mark >= high * (1.0 - 1e-9) && *mark > low);
-        let high = above.expect("the next power of ten is above");
-        // Over many decades only the powers of ten are named.
-        let is_narrow = (high / low).log10() <= 2.5;
-        let is_named = |mark: f64| is_narrow || mark < power_of_ten(decade(mark)) * 1.5;
+        let below = marks.iter().rfind(|(_, mark)| *mark <= least * (1.0 + 1e-9));
+        let low = below.expect("the power of ten below is a mark").1;
+        let above = marks.iter().find(|(_, mark)| *mark >= most * (1.0 - 1e-9) && *mark > low);
+        let high = above.expect("the power of ten above is a mark").1;
+        // The longer the axis, the fewer of its marks have a name.
+        let named: &[u8] = match high / low {
+            ..3.0 => &[1, 2, 3, 4, 5, 6, 7, 8, 9],
+            ..300.0 => &[1, 2, 5],
+            _ => &[1],
+        };
         let ticks = marks
-            .iter()
-            .copied()
-            .filter(|mark| (low..=high).contains(mark) && is_named(*mark))
-            .map(|value| Tick { value, label: format.write(value) })
+            .into_iter()
+            .filter(|(digit, mark)| named.contains(digit) && (low..=high).contains(mark))
+            .map(|(_, value)| Tick { value, label: format.write(value) })
             .collect();
         Self { scale: Scale::Log, low, high, ticks, title: title.to_owned() }
     }
@@ -192,12 +194,14 @@ mod tests {
 
     #[test]
     fn log_axes_name_round_values() {
-        let axis = Axis::log("", [3.0, 40_000.0].into_iter(), Format::Milliseconds);
+        let axis = Axis::log("", [3.2, 37_000.0].into_iter(), Format::Milliseconds);
         assert_eq!(labels(&axis), ["10 ms", "100 ms", "1 s", "10 s"]);
-        assert!((axis.position(2.0) - 0.0).abs() < 1e-12);
-        assert!((axis.position(50_000.0) - 1.0).abs() < 1e-12);
-        let axis = Axis::log("", [0.0, 30.0, 90.0].into_iter(), Format::Milliseconds);
-        assert_eq!(labels(&axis), ["20 ms", "50 ms", "100 ms"]);
+        assert!((axis.position(3.0) - 0.0).abs() < 1e-12);
+        assert!((axis.position(40_000.0) - 1.0).abs() < 1e-12);
+        let axis = Axis::log("", [0.0, 17.0, 95.0].into_iter(), Format::Milliseconds);
+        assert_eq!(labels(&axis), ["10 ms", "20 ms", "50 ms", "100 ms"]);
+        let axis = Axis::log("", [0.0613, 0.0614].into_iter(), Format::Milliseconds);
+        assert_eq!(labels(&axis), ["60 µs", "70 µs"]);
         assert!(!Axis::log("", [].into_iter(), Format::Number).ticks.is_empty());
     }
 

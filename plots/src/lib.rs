@@ -25,8 +25,10 @@ use crate::canvas::Canvas;
 pub use crate::figures::trace::TraceInfoFigure;
 pub use crate::render::PlotError;
 
+type DrawFigure = fn(&Results) -> Canvas;
+
 /// Every figure that shows a replay, by the name of its files.
-const REPLAY_FIGURES: [(&str, fn(&Results) -> Canvas); 5] = [
+const REPLAY_FIGURES: [(&str, DrawFigure); 5] = [
     ("overview", figures::overview::draw),
     ("ttft_cdf", figures::ttft_cdf::draw),
     ("ttft_over_time", figures::ttft_over_time::draw),
@@ -37,7 +39,7 @@ const REPLAY_FIGURES: [(&str, fn(&Results) -> Canvas); 5] = [
 /// Draws every figure of a replay into `folder`, which is created where needed: `<figure>.svg` and
 /// `<figure>.png`.
 pub fn replay_figures(results: &Results, folder: &Path) -> Result<(), PlotError> {
-    fs::create_dir_all(folder).map_err(|error| PlotError::new(folder, error))?;
+    fs::create_dir_all(folder).map_err(|error| PlotError::new(folder, &error))?;
     for (name, draw) in REPLAY_FIGURES {
         render::save(&draw(results), &folder.join(name))?;
     }

@@ -34,21 +34,19 @@ impl Panel {
     pub(crate) fn draw(&self, canvas: &mut Canvas, area: Rect) {
         let label_widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));
         let labels = label_widths.fold(0.0_f64, f64::max);
-        // Half of the last label of the horizontal axis hangs over on the right.
-        let overhang =
-            self.x.ticks.last().map_or(0.0, |tick| TextStyle::SMALL.width_of(&tick.label) / 2.0);
-        let overhang = if self.x.ticks.last().is_some_and(|tick| self.x.position(tick.value) > 0.95)
-        {
-            overhang
-        } else {
-            4.0
-        };
+        // What the last label of the horizontal axis needs beyond the axis' end.
+        let overhang = self.x.ticks.last().map_or(0.0, |tick| {
+            let inside = (1.0 - self.x.position(tick.value)) * (area.width() - labels - GAP);
+            (TextStyle::SMALL.width_of(&tick.label) / 2.0 - inside).max(0.0)
+        });
         let frame = area.inset(labels + GAP, HEAD, overhang, FOOT);
 
         canvas.text(&self.title, (area.left, area.top + 14.0), Align::Left, TextStyle::HEADING);
         canvas.text(&self.y.title, (area.left, area.top + 34.0), Align::Left, TextStyle::SMALL);
         self.draw_horizontal_grid(canvas, frame);
-        self.draw_x_axis(canvas, frame, area.bottom);
+        draw_x_axis(canvas, &self.x, frame);
+        let below = ((frame.left + frame.right) / 2.0, area.bottom - 3.0);
+        canvas.text(&self.x.title, below, Align::Centre, TextStyle::SMALL);
         for series in &self.series {
             let place = |point: &Point| self.place(frame, *point);
             canvas.line(series.points.iter().map(place).collect(), 2.0, series.colour);
@@ -72,12 +70,6 @@ impl Panel {
                 free_below = y - half;
             }
         }
-    }
-
-    fn draw_x_axis(&self, canvas: &mut Canvas, frame: Rect, bottom: f64) {
-        draw_x_axis(canvas, &self.x, frame);
-        let middle = (frame.left + frame.right) / 2.0;
-        canvas.text(&self.x.title, (middle, bottom - 3.0), Align::Centre, TextStyle::SMALL);
     }
 }
 

@@ -4,6 +4,7 @@
 //! drawn on a canvas four times as fine as the figure: the SVG states its nominal size in its header and
 //! keeps the fine coordinates, the PNG is averaged down to twice the nominal size, for dense screens.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +31,7 @@ pub struct PlotError {
 }
 
 impl PlotError {
-    pub(crate) fn new(path: &Path, problem: impl ToString) -> Self {
+    pub(crate) fn new(path: &Path, problem: &dyn Display) -> Self {
         Self { path: path.to_owned(), problem: problem.to_string() }
     }
 }
@@ -38,7 +39,7 @@ impl PlotError {
 /// Writes `<stem>.svg` and `<stem>.png`.
 pub(crate) fn save(canvas: &Canvas, stem: &Path) -> Result<(), PlotError> {
     let path = stem.with_extension("svg");
-    fs::write(&path, svg(canvas)).map_err(|error| PlotError::new(&path, error))?;
+    fs::write(&path, svg(canvas)).map_err(|error| PlotError::new(&path, &error))?;
     let path = stem.with_extension("png");
     write_png(canvas, &path)
 }
@@ -61,14 +62,14 @@ fn write_png(canvas: &Canvas, path: &Path) -> Result<(), PlotError> {
     let fine = size_in(canvas, FINENESS);
     let mut pixels = vec![0; (fine.0 * fine.1 * 3) as usize];
     let mut backend = BitMapBackend::with_buffer(&mut pixels, fine);
-    draw(canvas, &mut BitmapPen(&mut backend)).map_err(|error| PlotError::new(path, error))?;
+    draw(canvas, &mut BitmapPen(&mut backend)).map_err(|error| PlotError::new(path, &error))?;
     drop(backend);
     let size = (fine.0 / AVERAGED, fine.1 / AVERAGED);
     let pixels = average(&pixels, size, AVERAGED as usize);
     let mut file = BitMapBackend::new(path, size);
     file.blit_bitmap((0, 0), size, &pixels)
         .and_then(|()| file.present())
-        .map_err(|error| PlotError::new(path, error))
+        .map_err(|error| PlotError::new(path, &error))
 }
 
 fn size_in(canvas: &Canvas, density: u32) -> (u32, u32) {
@@ -129,11 +130,9 @@ fn draw<P: Pen>(canvas: &Canvas, pen: &mut P) -> Drawn {
 
 fn fill<P: Pen>(pen: &mut P, area: Rect, colour: Colour) -> Drawn {
     let corners = (fine((area.left, area.top)), fine((area.right, area.bottom)));
-    pen.backend().draw_rect(corners.0, corners.1, &rgb(colour).filled(), true).map_err(text_of)
-}
-
-fn text_of(error: impl ToString) -> String {
-    error.to_string()
+    pen.backend()
+        .draw_rect(corners.0, corners.1, &rgb(colour).filled(), true)
+        .map_err(|error| error.to_string())
 }
 
 fn fine((x, y): Point) -> BackendCoord {
@@ -172,14 +171,16 @@ impl<'b> Pen for SvgPen<'_, 'b> {
     }
 
     fn line(&mut self, points: &[BackendCoord], style: ShapeStyle) -> Drawn {
-        self.0.draw_path(points.iter().copied(), &style).map_err(text_of)
+        self.0.draw_path(points.iter().copied(), &style).map_err(|error| error.to_string())
     }
 
     fn text(&mut self, text: &Text) -> Drawn {
         // Plotters divides the size by 1.24 and puts the baseline of such text 0.76 em below its top.
         let (x, y) = text.at;
         let top = fine((x, y - 0.76 * text.style.size));
-        self.0.draw_text(&text.text, &text_style(text, 1.24), top).map_err(text_of)
+        self.0
+            .draw_text(&text.text, &text_style(text, 1.24), top)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -198,11 +199,11 @@ impl<'b> Pen for BitmapPen<'_, 'b> {
     fn line(&mut self, points: &[BackendCoord], style: ShapeStyle) -> Drawn {
         let is_curve = points.len() > 2;
         for segment in points.windows(2) {
-            self.0.draw_line(segment[0], segment[1], &style).map_err(text_of)?;
+            self.0.draw_line(segment[0], segment[1], &style).map_err(|error| error.to_string())?;
             if is_curve {
                 let radius = style.stroke_width / 2;
                 let joint = self.0.draw_circle(segment[1], radius, &style.color.filled(), true);
-                joint.map_err(text_of)?;
+                joint.map_err(|error| error.to_string())?;
             }
         }
         Ok(())
@@ -217,7 +218,9 @@ impl<'b> Pen for BitmapPen<'_, 'b> {
         // little to the right.
         let strokes = if text.style.bold { 4 } else { 2 };
         for shift in 0..strokes {
-            self.0.draw_text(&text.text, &style, (left + shift, top)).map_err(text_of)?;
+            self.0
+                .draw_text(&text.text, &style, (left + shift, top))
+                .map_err(|error| error.to_string())?;
         }
         Ok(())
     }

@@ -59,6 +59,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod block_map;
 mod config;
 mod decision;
 mod event;
@@ -72,6 +73,7 @@ mod router;
 mod time;
 mod training;
 
+pub use block_map::BlockMap;
 pub use config::{PolicyConfig, RouterConfig, UnknownPolicy};
 pub use decision::{Candidate, Decision, Reason, Rejected};
 pub use event::{Event, InstanceId, InstanceMetrics, InstanceSpec, Scraped, Usage};

@@ -80,11 +80,7 @@ fn latency_group(
     pick: impl Fn(&Summary) -> Option<Distribution>,
 ) -> Group {
     let column = |name, value: fn(Distribution) -> f64| {
-        Column::new(
-            name,
-            Better::Low,
-            summaries.iter().map(|summary| pick(summary).map(value)).collect(),
-        )
+        Column::new(name, Better::Low, summaries.iter().map(|summary| pick(summary).map(value)))
     };
     let columns = vec![
         column("mean", |d| d.mean),
@@ -102,22 +98,23 @@ fn run_group(summaries: &[Summary], wall: &[Duration]) -> Group {
         best: vec![false; summaries.len()],
     };
     let mut columns = vec![
-        Column::new("hit ratio", Better::High, summaries.iter().map(|s| s.hit_ratio).collect()),
+        Column::new("hit ratio", Better::High, summaries.iter().map(|s| s.hit_ratio)),
         counts("preemptions", |s| s.preemptions),
     ];
     if summaries.iter().any(|summary| summary.rejected > 0) {
         columns.push(counts("rejected", |s| s.rejected));
     }
     // Below saturation throughput is what arrives and how long the slowest request takes; it ranks nobody.
-    let throughput = summaries.iter().map(|s| s.requests_per_s).collect();
+    let throughput = summaries.iter().map(|s| s.requests_per_s);
     columns.push(Column::new("req per simulated s", Better::Unranked, throughput));
-    let seconds = wall.iter().map(|wall| Some(wall.as_secs_f64())).collect();
+    let seconds = wall.iter().map(|wall| Some(wall.as_secs_f64()));
     columns.push(Column::new("wall s", Better::Unranked, seconds));
     Group { title: "run", columns }
 }
 
 impl Column {
-    fn new(name: &'static str, better: Better, values: Vec<Option<f64>>) -> Self {
+    fn new(name: &'static str, better: Better, values: impl Iterator<Item = Option<f64>>) -> Self {
+        let values: Vec<_> = values.collect();
         let largest =
             values.iter().flatten().fold(0.0_f64, |largest, value| largest.max(value.abs()));
         let decimals = match largest {

@@ -23,7 +23,7 @@ pub use load::{LoadError, load};
 pub use manifest::{ManifestError, Scenario, TraceIdentity};
 pub use output::{OutputDir, OutputError};
 pub use quantile::{Distribution, quantile};
-pub use replay::{Replay, ReplayError, Replayed};
+pub use replay::{Replay, ReplayError, Replayed, Workload};
 pub use summary::Summary;
 pub use table::Table;
 pub use tables::{Results, RunTables};

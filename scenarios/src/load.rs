@@ -55,10 +55,10 @@ pub enum LoadError {
 /// The results in `folder`, as they were written.
 pub fn load(folder: &Path) -> Result<Results, LoadError> {
     let path = folder.join(manifest::FILE_NAME);
-    let json = fs::read(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => LoadError::NoManifest(folder.to_owned()),
-        _ => LoadError::Io { path: path.clone(), source },
-    })?;
+    if !path.exists() {
+        return Err(LoadError::NoManifest(folder.to_owned()));
+    }
+    let json = fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
     let manifest =
         Manifest::from_json(&json).map_err(|source| LoadError::Manifest { path, source })?;
     for entry in &manifest.files {

@@ -4,6 +4,7 @@
 //! scenario can be compared byte by byte, manifest included.
 
 use lodestar_router::PolicyConfig;
+use lodestar_traces::ReadOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
@@ -48,11 +49,13 @@ pub struct Scenario {
 }
 
 /// A trace, without its requests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceIdentity {
     /// What people call it: a file's name without its folder, or a generator's.
     pub name: String,
+    /// How it was changed while it was read. A generated one was not read.
+    pub read_options: Option<ReadOptions>,
     /// How many requests were simulated.
     pub requests: u64,
     /// [`crate::trace_sha256`] of them.

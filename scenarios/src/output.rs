@@ -59,7 +59,7 @@ impl OutputDir {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let staging = fs::create_dir_all(parent)
+        let staging = create_folder(parent)
             .and_then(|()| {
                 let prefix = format!(".{}-", name.to_string_lossy());
                 tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(parent)
@@ -138,6 +138,12 @@ fn may_replace(destination: &Path) -> bool {
     is_empty
         || fs::read(destination.join(manifest::FILE_NAME))
             .is_ok_and(|json| Manifest::is_ours(&json))
+}
+
+/// With the folders it lies in. A file in its way is not called an existing folder.
+fn create_folder(path: &Path) -> io::Result<()> {
+    let in_the_way = path.ancestors().any(Path::is_file);
+    if in_the_way { Err(io::ErrorKind::NotADirectory.into()) } else { fs::create_dir_all(path) }
 }
 
 /// Creates a file and the folder it lies in, and reports the path with whatever goes wrong.

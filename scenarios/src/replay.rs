@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lodestar_router::{PolicyConfig, RouterConfig};
 use lodestar_sim::{ClusterConfig, Stuck, simulate};
-use lodestar_traces::TraceRequest;
+use lodestar_traces::{ReadOptions, TraceRequest};
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
@@ -23,6 +23,17 @@ pub struct Replay<'a> {
     scenario: Scenario,
     cluster: ClusterConfig,
     requests: &'a [TraceRequest],
+}
+
+/// Requests, and what they are to be called in the results.
+#[derive(Clone, Debug)]
+pub struct Workload<'a> {
+    /// A file's name without its folder, or a generator's.
+    pub name: &'a str,
+    /// How they were changed while they were read from a file.
+    pub read_options: Option<ReadOptions>,
+    /// In trace order.
+    pub requests: &'a [TraceRequest],
 }
 
 /// What a replay gives.
@@ -62,15 +73,15 @@ pub enum ReplayError {
 impl<'a> Replay<'a> {
     /// Checks everything that can be wrong with a scenario before time is spent on it.
     pub fn new(
-        trace_name: &str,
-        requests: &'a [TraceRequest],
+        workload: Workload<'a>,
         fleet: Fleet,
         model: &str,
         policies: Vec<PolicyConfig>,
         seed: u64,
     ) -> Result<Self, ReplayError> {
+        let Workload { name, read_options, requests } = workload;
         if requests.is_empty() {
-            return Err(ReplayError::EmptyTrace(trace_name.to_owned()));
+            return Err(ReplayError::EmptyTrace(name.to_owned()));
         }
         if policies.is_empty() {
             return Err(ReplayError::NoPolicy);
@@ -82,7 +93,8 @@ impl<'a> Replay<'a> {
         }
         let cluster = ClusterConfig::new(fleet.instances(model)?);
         let trace = TraceIdentity {
-            name: trace_name.to_owned(),
+            name: name.to_owned(),
+            read_options,
             requests: requests.len() as u64,
             sha256: trace_sha256(requests),
         };

@@ -7,8 +7,7 @@
 use std::io::{Cursor, Write};
 
 use polars::prelude::{
-    Column, DataFrame, DataType, NamedFrom, ParquetReader, ParquetWriter, PolarsError, SerReader,
-    Series,
+    Column, DataFrame, NamedFrom, ParquetReader, ParquetWriter, PolarsError, SerReader, Series,
 };
 
 /// Columns of equal length.
@@ -32,17 +31,11 @@ impl Table {
     /// A column of counts or times in nanoseconds, which is never null.
     pub fn integers(&self, name: &str) -> Vec<u64> {
         let column = self.column(name);
-        match column.dtype() {
-            DataType::UInt32 => {
-                let cells = column.u32().expect("matched");
-                cells.iter().map(|cell| u64::from(cell.unwrap_or(0))).collect()
-            }
-            DataType::UInt64 => {
-                let cells = column.u64().expect("matched");
-                cells.iter().map(|cell| cell.unwrap_or(0)).collect()
-            }
-            other => panic!("the column {name} holds {other}, not integers"),
+        if let Ok(cells) = column.u32() {
+            return cells.iter().map(|cell| u64::from(cell.unwrap_or(0))).collect();
         }
+        let cells = column.u64().unwrap_or_else(|error| panic!("the column {name}: {error}"));
+        cells.iter().map(|cell| cell.unwrap_or(0)).collect()
     }
 
     /// A column of measurements; `None` where there is none.

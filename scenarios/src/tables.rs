@@ -4,7 +4,7 @@
 //! (`_ms`), and what a request does not have (the TTFT of a rejected one) is null, not zero. The columns
 //! are described in `docs/results.md`; the schema exists once, as the tables made of no records.
 
-use lodestar_router::Duration;
+use lodestar_router::{Duration, Reason};
 use lodestar_sim::{
     ClusterConfig, InstanceConfig, IntervalRecord, Outcome, RequestRecord, RunOutput,
 };
@@ -85,7 +85,7 @@ fn request_table(policy: &str, instances: &[InstanceConfig], records: &[RequestR
         column("outcome", records, |r| r.outcome.as_str()),
         column("instance", records, |r| of(r).map(|instance| instance.name.as_str())),
         column("gpu", records, |r| of(r).map(|instance| instance.gpu.as_str())),
-        column("reason", records, |r| r.reason.map(|reason| reason.as_str())),
+        column("reason", records, |r| r.reason.map(Reason::as_str)),
         column("prompt_tokens", records, |r| r.prompt_tokens),
         column("cached_tokens", records, |r| r.cached_tokens),
         column("predicted_cached_tokens", records, |r| r.predicted_cached_tokens),

@@ -18,13 +18,16 @@ const GPU_MEMORY_UTILIZATION: f64 = 0.92;
 /// Llama-3.1-8B reports 41,408 KV tokens, which implies 1.3 GB (LLMServingSim's engine log, vLLM 0.19).
 const OVERHEAD_BYTES: u64 = 1_300_000_000;
 
-const PROFILES: [&str; 6] = [
+const PROFILES: [&str; 9] = [
     include_str!("../profiles/a100.toml"),
     include_str!("../profiles/h100.toml"),
     include_str!("../profiles/h200.toml"),
     include_str!("../profiles/l40s.toml"),
     include_str!("../profiles/l4.toml"),
     include_str!("../profiles/a30.toml"),
+    include_str!("../profiles/l20.toml"),
+    include_str!("../profiles/rtx4090.toml"),
+    include_str!("../profiles/rtx-pro-6000.toml"),
 ];
 const MODELS: &str = include_str!("../profiles/models.toml");
 
@@ -60,6 +63,23 @@ pub struct ModelOnGpu {
     pub fit_error_percent: Option<FitError>,
     /// The law.
     pub step_time: HingeCoefficients,
+    /// The engine settings under which per-request logs of this pair were measured. A validation starts
+    /// from them; a fleet has the defaults of vLLM 0.32.0.
+    pub measured_engine: Option<MeasuredEngine>,
+}
+
+/// Engine settings of a measurement that differ from what vLLM 0.32.0 would choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredEngine {
+    /// KV cache blocks that the engine reported.
+    pub num_blocks: Option<u32>,
+    /// Token budget of a step.
+    pub max_num_batched_tokens: Option<u32>,
+    /// Most running requests.
+    pub max_num_seqs: Option<u32>,
+    /// Whether step k+1 was scheduled while step k ran.
+    pub async_scheduling: Option<bool>,
 }
 
 /// How far a profile's numbers can be trusted.
@@ -147,6 +167,24 @@ pub enum CatalogError {
     },
 }
 
+/// A text that is not a profile.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ProfileError {
+    /// Not TOML, or not of this shape.
+    #[error(transparent)]
+    Toml(#[from] toml::de::Error),
+    /// A law that gives no times.
+    #[error("{name} = {value} of {model} is not a coefficient: it must be finite and not negative")]
+    Coefficient {
+        /// The model.
+        model: String,
+        /// The coefficient.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+    },
+}
+
 /// Names of the GPUs.
 pub fn gpus() -> Vec<String> {
     profiles().into_iter().map(|profile| profile.gpu).collect()
@@ -175,27 +213,97 @@ fn model_table() -> Vec<Model> {
 /// # Errors
 /// When the GPU or model is unknown, does not fit, or has no measured step times.
 pub fn instance(gpu: &str, model: &str, name: String) -> Result<InstanceConfig, CatalogError> {
-    let profile = profiles()
+    let profile = profile(gpu)?;
+    let engine = profile.default_engine(model)?;
+    Ok(profile.on(model)?.instance(&profile, engine, name))
+}
+
+/// The profile of a GPU.
+///
+/// # Errors
+/// When there is none.
+pub fn profile(gpu: &str) -> Result<GpuProfile, CatalogError> {
+    profiles()
         .into_iter()
         .find(|profile| profile.gpu == gpu)
-        .ok_or_else(|| CatalogError::UnknownGpu { gpu: gpu.to_owned() })?;
-    let model = model_table()
-        .into_iter()
-        .find(|known| known.model == model)
-        .ok_or_else(|| CatalogError::UnknownModel { model: model.to_owned() })?;
-    let engine = engine_config(&profile, &model)?;
-    let on_gpu =
-        profile.models.iter().find(|known| known.model == model.model).ok_or_else(|| {
-            let known: Vec<&str> =
-                profile.models.iter().map(|known| known.model.as_str()).collect();
+        .ok_or_else(|| CatalogError::UnknownGpu { gpu: gpu.to_owned() })
+}
+
+impl GpuProfile {
+    /// A profile that is not in the catalog: the text of a file like those in `sim/profiles/`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn parse(text: &str) -> Result<Self, ProfileError> {
+        let profile: Self = toml::from_str(text)?;
+        for on_gpu in &profile.models {
+            on_gpu.step_time.check().map_err(|(name, value)| {
+                let model = on_gpu.model.clone();
+                ProfileError::Coefficient { model, name, value }
+            })?;
+        }
+        Ok(profile)
+    }
+
+    /// What it knows of a model.
+    ///
+    /// # Errors
+    /// When it knows nothing of it.
+    pub fn on(&self, model: &str) -> Result<&ModelOnGpu, CatalogError> {
+        self.models.iter().find(|known| known.model == model).ok_or_else(|| {
+            let known: Vec<&str> = self.models.iter().map(|known| known.model.as_str()).collect();
             CatalogError::NoStepTimes {
-                gpu: gpu.to_owned(),
-                model: model.model.clone(),
+                gpu: self.gpu.clone(),
+                model: model.to_owned(),
                 known: known.join(", "),
             }
-        })?;
-    let law = GpuStepTime::new(&on_gpu.step_time, engine.max_num_batched_tokens);
-    Ok(InstanceConfig { name, gpu: profile.gpu, engine, step_time: StepTime::Gpu(Arc::new(law)) })
+        })
+    }
+
+    /// The engine that vLLM 0.32.0 would start with default settings.
+    ///
+    /// # Errors
+    /// When the model is unknown or does not fit.
+    pub fn default_engine(&self, model: &str) -> Result<EngineConfig, CatalogError> {
+        let model = model_table()
+            .into_iter()
+            .find(|known| known.model == model)
+            .ok_or_else(|| CatalogError::UnknownModel { model: model.to_owned() })?;
+        engine_config(self, &model)
+    }
+}
+
+impl ModelOnGpu {
+    /// An instance with these engine settings.
+    pub fn instance(
+        &self,
+        profile: &GpuProfile,
+        engine: EngineConfig,
+        name: String,
+    ) -> InstanceConfig {
+        let law = GpuStepTime::new(&self.step_time, engine.max_num_batched_tokens);
+        let step_time = StepTime::Gpu(Arc::new(law));
+        InstanceConfig { name, gpu: profile.gpu.clone(), engine, step_time }
+    }
+}
+
+impl MeasuredEngine {
+    /// `engine` with these settings in place of its own. A smaller cache shortens the model length to
+    /// what fits, as `--max-model-len auto` does.
+    pub fn apply(self, engine: EngineConfig) -> EngineConfig {
+        let num_blocks = self.num_blocks.unwrap_or(engine.num_blocks);
+        let longest = num_blocks.saturating_sub(1).saturating_mul(engine.block_size);
+        EngineConfig {
+            num_blocks,
+            max_model_len: engine.max_model_len.min(longest),
+            max_num_batched_tokens: self
+                .max_num_batched_tokens
+                .unwrap_or(engine.max_num_batched_tokens),
+            max_num_seqs: self.max_num_seqs.unwrap_or(engine.max_num_seqs),
+            async_scheduling: self.async_scheduling.unwrap_or(engine.async_scheduling),
+            ..engine
+        }
+    }
 }
 
 /// vLLM's defaults: `determine_available_memory`, `get_kv_cache_configs` and `get_batch_defaults`.
@@ -268,7 +376,8 @@ mod tests {
         let message = |gpu, model| instance(gpu, model, "x".to_owned()).unwrap_err().to_string();
         assert_eq!(
             message("a10", "llama-3.1-8b"),
-            "unknown GPU `a10` (did you mean `a100`?); known are a100, h100, h200, l40s, l4, a30"
+            "unknown GPU `a10` (did you mean `a100`?); known are a100, h100, h200, l40s, l4, a30, \
+             l20, rtx4090, rtx-pro-6000"
         );
         assert_eq!(
             message("l4", "llama-3.1-70b"),

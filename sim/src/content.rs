@@ -18,6 +18,9 @@ const PRIVATE: u64 = 0x4528_21E6_38D0_1377;
 const SALT: u64 = 0xBE54_66CF_34E9_0C6D;
 const POSITION: u64 = 0xC0AC_29B7_C97C_50DD;
 
+/// Longer runs get in each other's way in a table.
+const RUN_BLOCKS_MAX: u32 = 16;
+
 /// A hash that has consumed tokens up to some point and can consume more.
 ///
 /// The upper half of a key is a hash of everything up to the block's end. The lower half is the block's
@@ -29,6 +32,8 @@ pub(crate) struct Chain {
     hash: u64,
     /// Place of the last block.
     place: u32,
+    /// Blocks with consecutive places up to the last block.
+    run_blocks: u32,
     /// Where the next token must come from for the next block to continue the last block's run.
     run: Option<(Source, u32)>,
     /// Where it must come from for the block begun to be of one piece so far.
@@ -48,7 +53,7 @@ impl Chain {
     /// The state before the first token. The salt enters the first block and hence the whole chain.
     pub(crate) fn root(salt: Option<u64>) -> Self {
         let hash = salt.map_or(ROOT, |salt| fold(ROOT ^ salt, SALT));
-        Self { hash, place: 0, run: None, piece: Piece::Empty }
+        Self { hash, place: 0, run_blocks: 0, run: None, piece: Piece::Empty }
     }
 
     /// Consumes `tokens` tokens of `source`, the first of them at position `start`.
@@ -76,8 +81,12 @@ impl Chain {
             Piece::One(source, start, end) => (Some((source, start)), Some((source, end))),
             Piece::Empty | Piece::Several => (None, None),
         };
-        let continues = begin.is_some() && begin == self.run;
-        self.place = if continues { self.place.wrapping_add(1) } else { self.hash as u32 };
+        let continues = begin.is_some() && begin == self.run && self.run_blocks < RUN_BLOCKS_MAX;
+        (self.place, self.run_blocks) = if continues {
+            (self.place.wrapping_add(1), self.run_blocks + 1)
+        } else {
+            (self.hash as u32, 1)
+        };
         self.run = end;
         self.piece = Piece::Empty;
         BlockHash(self.hash & 0xFFFF_FFFF_0000_0000 | u64::from(self.place))

@@ -228,4 +228,18 @@ mod tests {
             assert!(bad.parse::<Window>().is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn options_are_a_plain_table() {
+        let text = r#"{"window": "0s..60s", "over_long": "drop", "shared_prefix": {"tokens": 9}}"#;
+        let options: ReadOptions = serde_json::from_str(text).unwrap();
+        let expected = ReadOptions {
+            window: Some(Window { start_ns: 0, end_ns: 60_000_000_000 }),
+            over_long: OverLong::Drop,
+            shared_prefix: Some(SharedPrefix::of_tokens(9)),
+            ..ReadOptions::default()
+        };
+        assert_eq!(options, expected);
+        assert!(serde_json::from_str::<ReadOptions>(r#"{"rate": 2}"#).is_err());
+    }
 }

@@ -87,12 +87,11 @@ pub struct PreparedTrace {
 }
 
 /// What happened so far, in requests.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     /// Already spread and waiting at the front of `ahead`.
     spread_ahead: usize,
     kept: u64,
-    outside_window: u64,
     over_long: u64,
     orphaned: u64,
     shared: u64,
@@ -107,69 +106,50 @@ impl PreparedTrace {
 
     /// What was done to the requests returned so far: one sentence each.
     pub fn notes(&self) -> Vec<String> {
-        let ReadOptions { window, limit, over_long, shared_prefix, rate_scale, seed, .. } =
-            &self.options;
-        let counts = &self.counts;
+        let options = &self.options;
+        let Counts { kept, over_long, orphaned, shared, with_content, .. } = self.counts;
+        let seed = options.seed;
         let mut notes = Vec::new();
-        let mut note_if = |condition: bool, note: String| {
-            if condition {
-                notes.push(note);
-            }
-        };
         let skipped = self.reader.skipped_rows();
-        note_if(
-            skipped > 0,
-            format!("left out {skipped} failed requests (no prompt or no answer)"),
-        );
-        let tick_s = self.tick_ns.unwrap_or(0) as f64 / 1e9;
-        note_if(
-            self.tick_ns.is_some(),
-            format!(
+        if skipped > 0 {
+            notes.push(format!("left out {skipped} failed requests (no prompt or no answer)"));
+        }
+        if let Some(tick_ns) = self.tick_ns {
+            let tick_s = tick_ns as f64 / 1e9;
+            notes.push(format!(
                 "the recording clock ticks every {tick_s} s: arrivals are spread uniformly inside \
                  each tick (seed {seed})"
-            ),
-        );
-        if let Some(window) = window {
-            let outside = counts.outside_window;
-            note_if(
-                true,
-                format!(
-                    "kept the window {window}, which starts at 0 now; left out {outside} requests before or behind it"
-                ),
-            );
+            ));
         }
-        note_if(
-            limit.is_some_and(|limit| limit == counts.kept),
-            format!("kept the first {} requests", counts.kept),
-        );
-        let done = match over_long {
-            OverLong::Clip => "clipped",
-            OverLong::Drop => "left out",
-        };
-        note_if(
-            counts.over_long > 0,
-            format!("{done} {} requests above the length limits", counts.over_long),
-        );
-        note_if(
-            counts.orphaned > 0,
-            format!("left out {} requests that follow one left out", counts.orphaned),
-        );
-        if let Some(SharedPrefix { tokens, groups, .. }) = shared_prefix {
-            let (shared, kept) = (counts.shared, counts.kept);
-            note_if(
-                true,
-                format!(
-                    "{shared} of {kept} prompts begin with one of {groups} invented prefixes of {tokens} tokens (seed {seed})"
-                ),
-            );
-        } else {
-            note_if(
-                counts.with_content == 0,
+        if let Some(window) = options.window {
+            notes.push(format!("kept the window {window}, which starts at 0 now"));
+        }
+        if options.limit == Some(kept) {
+            notes.push(format!("kept the first {kept} requests"));
+        }
+        if over_long > 0 {
+            let done = match options.over_long {
+                OverLong::Clip => "clipped",
+                OverLong::Drop => "left out",
+            };
+            notes.push(format!("{done} {over_long} requests above the length limits"));
+        }
+        if orphaned > 0 {
+            notes.push(format!("left out {orphaned} requests that follow one left out"));
+        }
+        match options.shared_prefix {
+            Some(SharedPrefix { tokens, groups, .. }) => notes.push(format!(
+                "{shared} of {kept} prompts begin with one of {groups} invented prefixes of \
+                 {tokens} tokens (seed {seed})"
+            )),
+            None if with_content == 0 => notes.push(
                 "the trace says nothing about prompt contents: no prefix is shared".to_owned(),
-            );
+            ),
+            None => {}
         }
-        let unscaled = (rate_scale - 1.0).abs() < f64::EPSILON;
-        note_if(!unscaled, format!("arrival rate multiplied by {rate_scale}"));
+        if (options.rate_scale - 1.0).abs() > f64::EPSILON {
+            notes.push(format!("arrival rate multiplied by {}", options.rate_scale));
+        }
         notes
     }
 
@@ -217,7 +197,6 @@ impl PreparedTrace {
             Arrival::At { ns } => {
                 if let Some(window) = self.options.window {
                     if !(window.start_ns..window.end_ns).contains(ns) {
-                        self.counts.outside_window += 1;
                         return None;
                     }
                     *ns -= window.start_ns;

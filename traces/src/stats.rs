@@ -3,6 +3,7 @@
 
 pub mod arrivals;
 pub mod lengths;
+mod lru;
 pub mod reuse;
 
 use std::collections::BTreeSet;

@@ -189,7 +189,12 @@ impl Compressor {
             Some("gz") => {
                 Self::Gzip(flate2::write::GzEncoder::new(file, flate2::Compression::default()))
             }
-            Some("zst") => Self::Zstd(zstd::Encoder::new(file, ZSTD_LEVEL)?),
+            Some("zst") => {
+                let mut encoder = zstd::Encoder::new(file, ZSTD_LEVEL)?;
+                // As gzip has: a flipped bit is then an error, not another number.
+                encoder.include_checksum(true)?;
+                Self::Zstd(encoder)
+            }
             _ => Self::Plain(file),
         })
     }

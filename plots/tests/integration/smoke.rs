@@ -6,7 +6,7 @@ use std::path::Path;
 
 use lodestar_plots::{TraceInfoFigure, replay_figures, trace_figure};
 use lodestar_router::PolicyConfig;
-use lodestar_scenarios::{Replay, Results};
+use lodestar_scenarios::{Replay, Results, Workload};
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use tempfile::tempdir;
 
@@ -24,17 +24,22 @@ fn results() -> Results {
         cache_salt: None,
     };
     let requests: Vec<_> = (0..200).map(request).collect();
-    let policies = POLICIES.map(|name| PolicyConfig::from_name(name).unwrap()).into();
-    let fleet = "h100:1,l4:1".parse().unwrap();
-    let replay =
-        Replay::new("tiny <&> trace", &requests, fleet, "llama-3.1-8b", policies, 1).unwrap();
-    replay.run(None, &|_| ()).unwrap().results
+    let policies = POLICIES.map(|name| PolicyConfig::from_name(name).expect("valid")).into();
+    let fleet = "h100:1,l4:1".parse().expect("valid");
+    let workload = Workload { name: "tiny <&> trace", read_options: None, requests: &requests };
+    let replay = Replay::new(workload, fleet, "llama-3.1-8b", policies, 1).expect("valid");
+    replay.run(None, &|_| ()).expect("valid").results
 }
 
 fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let entries = fs::read_dir(folder).expect("valid").map(|entry| entry.expect("valid"));
     entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .map(|entry| {
+            (
+                entry.file_name().into_string().expect("valid"),
+                fs::read(entry.path()).expect("valid"),
+            )
+        })
         .collect()
 }
 
@@ -46,7 +51,7 @@ fn check_figure(files: &BTreeMap<String, Vec<u8>>, name: &str, texts: &[&str]) {
         "{name}.png has {} bytes",
         png.len()
     );
-    let svg = String::from_utf8(files[&format!("{name}.svg")].clone()).unwrap();
+    let svg = String::from_utf8(files[&format!("{name}.svg")].clone()).expect("valid");
     assert!(svg.starts_with("<svg width=") && svg.trim_end().ends_with("</svg>"), "{name}.svg");
     for text in texts {
         assert!(svg.contains(text), "{name}.svg does not say {text}");

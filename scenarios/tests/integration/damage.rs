@@ -9,7 +9,7 @@ use tempfile::{TempDir, tempdir};
 use crate::fixtures::{small_results, write};
 
 fn results_folder() -> (TempDir, PathBuf) {
-    let folder = tempdir().unwrap();
+    let folder = tempdir().expect("a temporary folder");
     let path = folder.path().join("results");
     write(&small_results(), &path);
     (folder, path)
@@ -93,7 +93,7 @@ fn a_table_that_the_manifest_does_not_list() {
 
 fn rewrite_manifest(folder: &std::path::Path, from: &str, to: &str) {
     let file = folder.join("manifest.json");
-    let json = fs::read_to_string(&file).unwrap();
+    let json = fs::read_to_string(&file).expect("the manifest");
     assert!(json.contains(from), "{json}");
-    fs::write(&file, json.replace(from, to)).unwrap();
+    fs::write(&file, json.replace(from, to)).expect("written");
 }

@@ -1,6 +1,6 @@
 //! The same scenario gives the same bytes, whatever the number of threads.
 
-use lodestar_scenarios::{Replay, ReplayError, Summary, load};
+use lodestar_scenarios::{Replay, ReplayError, RunTables, Summary, Workload, load};
 use tempfile::tempdir;
 
 use crate::fixtures::{POLICIES, files_of, policies, replay, requests, run_on, write};
@@ -46,7 +46,7 @@ fn what_is_read_is_what_was_written() {
     let read = load(&path).unwrap();
     assert_eq!(read.scenario, written.scenario);
     assert_eq!(read.runs, written.runs);
-    let names: Vec<_> = read.runs.iter().map(|run| run.policy()).collect();
+    let names: Vec<_> = read.runs.iter().map(RunTables::policy).collect();
     assert_eq!(names, POLICIES);
     assert_eq!(Summary::of(&read.runs[0]), Summary::of(&written.runs[0]));
 }
@@ -70,7 +70,8 @@ fn a_scenario_that_cannot_be_run_says_why() {
     let requests = requests(4);
     let error_of = |requests, fleet: &str, model, names: &[&str]| -> ReplayError {
         let fleet = fleet.parse().expect("a fleet");
-        Replay::new("small", requests, fleet, model, policies(names), 1).expect_err("no scenario")
+        let workload = Workload { name: "small", read_options: None, requests };
+        Replay::new(workload, fleet, model, policies(names), 1).expect_err("no scenario")
     };
     let error = error_of(&[], "a100:1", "llama-3.1-8b", &["random"]);
     assert_eq!(error.to_string(), "the trace small has no requests");

@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use lodestar_router::PolicyConfig;
-use lodestar_scenarios::{OutputDir, Replay, Replayed, Results};
-use lodestar_traces::{Arrival, Source, Span, TraceRequest};
+use lodestar_scenarios::{OutputDir, Replay, Replayed, Results, Workload};
+use lodestar_traces::{Arrival, ReadOptions, Source, Span, TraceRequest};
 
 pub(crate) const POLICIES: [&str; 3] = ["random", "least-request", "prefix-cache"];
 
@@ -35,7 +35,8 @@ pub(crate) fn policies(names: &[&str]) -> Vec<PolicyConfig> {
 /// The requests on two unequal instances.
 pub(crate) fn replay(requests: &[TraceRequest], seed: u64) -> Replay<'_> {
     let fleet = "a100:1,l4:1".parse().expect("a fleet");
-    Replay::new("small", requests, fleet, "llama-3.1-8b", policies(&POLICIES), seed)
+    let workload = Workload { name: "small", read_options: Some(ReadOptions::default()), requests };
+    Replay::new(workload, fleet, "llama-3.1-8b", policies(&POLICIES), seed)
         .expect("a valid scenario")
 }
 

@@ -5,11 +5,9 @@
 //! vLLM keeps it, node by node. Blocks that were never used stand in the queue as one range, so that an
 //! idle engine costs no memory.
 
-use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU64;
 
-use hashbrown::HashMap;
-use lodestar_router::BlockHash;
+use lodestar_router::{BlockHash, BlockMap};
 
 /// Block 0 is vLLM's null block and is never handed out.
 pub(crate) type BlockId = u32;
@@ -35,26 +33,8 @@ struct Block {
     duplicate: Slot,
 }
 
-/// Keys are hashes already, and neighbours by design: mixing them again would scatter them.
-#[derive(Clone, Copy, Debug, Default)]
-struct KeyIsHash(u64);
-
-impl Hasher for KeyIsHash {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are integers");
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// Blocks under one key, oldest first, linked through [`Block::duplicate`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Duplicates {
     oldest: Slot,
     youngest: Slot,
@@ -69,7 +49,7 @@ pub(crate) struct BlockPool {
     never_used: BlockId,
     /// By slot; grows as blocks are first used.
     blocks: Vec<Block>,
-    index: HashMap<Key, Duplicates, BuildHasherDefault<KeyIsHash>>,
+    index: BlockMap<Duplicates>,
     /// Counts whatever can let a request in that did not fit before: blocks freed, keys registered.
     gains: u64,
 }
@@ -84,7 +64,7 @@ impl BlockPool {
             free: num_blocks - 1,
             never_used: 1,
             blocks: vec![sentinel, never_used],
-            index: HashMap::default(),
+            index: BlockMap::default(),
             gains: 0,
         }
     }
@@ -115,7 +95,7 @@ impl BlockPool {
 
     /// The oldest block that caches `key`.
     pub(crate) fn cached(&self, key: BlockHash) -> Option<BlockId> {
-        self.index.get(&stored(key)).map(|blocks| block_id(blocks.oldest))
+        self.index.get(key).map(|blocks| block_id(blocks.oldest))
     }
 
     /// Takes the block at the head of the free queue, evicting what it caches.
@@ -139,7 +119,7 @@ impl BlockPool {
         }
         self.unlink(head);
         if let Some(key) = self.blocks[head as usize].key.take() {
-            self.forget(key, head);
+            self.forget(BlockHash(key.get()), head);
         }
         self.blocks[head as usize].references = 1;
         block_id(head)
@@ -185,20 +165,16 @@ impl BlockPool {
 
     /// Records that `block` caches `key`. Equal content in two blocks stays in two blocks.
     pub(crate) fn register(&mut self, block: BlockId, key: BlockHash) {
-        let (slot, key) = (slot(block), stored(key));
+        let slot = slot(block);
         assert!(self.blocks[slot as usize].key.is_none(), "a block is registered once");
         self.gains += 1;
-        self.blocks[slot as usize].key = Some(key);
+        self.blocks[slot as usize].key = Some(stored(key));
         self.blocks[slot as usize].duplicate = NO_SLOT;
-        let entry = self.index.entry(key);
-        match entry {
-            hashbrown::hash_map::Entry::Occupied(mut blocks) => {
-                let youngest = std::mem::replace(&mut blocks.get_mut().youngest, slot);
-                self.blocks[youngest as usize].duplicate = slot;
-            }
-            hashbrown::hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(Duplicates { oldest: slot, youngest: slot });
-            }
+        let (blocks, is_new) =
+            self.index.get_or_insert(key, Duplicates { oldest: slot, youngest: slot });
+        if !is_new {
+            let youngest = std::mem::replace(&mut blocks.youngest, slot);
+            self.blocks[youngest as usize].duplicate = slot;
         }
     }
 
@@ -220,14 +196,14 @@ impl BlockPool {
     }
 
     /// Removes `slot` from the blocks under `key`.
-    fn forget(&mut self, key: Key, slot: Slot) {
+    fn forget(&mut self, key: BlockHash, slot: Slot) {
         let younger = self.blocks[slot as usize].duplicate;
-        let Some(entry) = self.index.get_mut(&key) else {
+        let Some(entry) = self.index.get_mut(key) else {
             unreachable!("a cached block is indexed")
         };
         if entry.oldest == slot {
             if younger == NO_SLOT {
-                self.index.remove(&key);
+                self.index.remove(key);
             } else {
                 entry.oldest = younger;
             }
