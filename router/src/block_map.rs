@@ -18,7 +18,10 @@ const LOAD_MAX_PERCENT: usize = 60;
 pub struct BlockMap<V> {
     /// A power of two of cells, or none.
     cells: Vec<Cell<V>>,
+    /// Filled cells.
     len: usize,
+    /// The value of the hash that marks an empty cell.
+    zero: Option<V>,
 }
 
 /// `key` is zero in an empty cell.
@@ -30,37 +33,49 @@ struct Cell<V> {
 
 impl<V> Default for BlockMap<V> {
     fn default() -> Self {
-        Self { cells: Vec::new(), len: 0 }
+        Self { cells: Vec::new(), len: 0, zero: None }
     }
 }
 
 impl<V: Copy + Default> BlockMap<V> {
     /// Number of blocks in the map.
-    pub const fn len(&self) -> usize {
-        self.len
+    pub fn len(&self) -> usize {
+        self.len + usize::from(self.zero.is_some())
     }
 
     /// Whether the map holds no block.
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The value of a block.
     pub fn get(&self, block: BlockHash) -> Option<&V> {
-        self.find(stored(block)).map(|at| &self.cells[at].value)
+        match self.find(block) {
+            Some(at) => Some(&self.cells[at].value),
+            None if block.0 == 0 => self.zero.as_ref(),
+            None => None,
+        }
     }
 
     /// The value of a block, to change it.
     pub fn get_mut(&mut self, block: BlockHash) -> Option<&mut V> {
-        self.find(stored(block)).map(|at| &mut self.cells[at].value)
+        match self.find(block) {
+            Some(at) => Some(&mut self.cells[at].value),
+            None if block.0 == 0 => self.zero.as_mut(),
+            None => None,
+        }
     }
 
-    /// The value of a block, which is set to `value` if there is none.
+    /// The value of a block, which is set to `value` if there is none, and whether it was set.
     pub fn get_or_insert(&mut self, block: BlockHash, value: V) -> (&mut V, bool) {
+        let key = block.0;
+        if key == 0 {
+            let is_new = self.zero.is_none();
+            return (self.zero.get_or_insert(value), is_new);
+        }
         if (self.len + 1) * 100 > self.cells.len() * LOAD_MAX_PERCENT {
             self.grow();
         }
-        let key = stored(block);
         let mask = self.cells.len() - 1;
         let mut at = key as usize & mask;
         let mut distance = 0;
@@ -80,7 +95,9 @@ impl<V: Copy + Default> BlockMap<V> {
 
     /// Removes a block; returns its value.
     pub fn remove(&mut self, block: BlockHash) -> Option<V> {
-        let mut hole = self.find(stored(block))?;
+        let Some(mut hole) = self.find(block) else {
+            return if block.0 == 0 { self.zero.take() } else { None };
+        };
         let removed = self.cells[hole].value;
         let mask = self.cells.len() - 1;
         loop {
@@ -96,8 +113,10 @@ impl<V: Copy + Default> BlockMap<V> {
         Some(removed)
     }
 
-    fn find(&self, key: u64) -> Option<usize> {
-        if self.cells.is_empty() {
+    /// The cell of a block.
+    fn find(&self, block: BlockHash) -> Option<usize> {
+        let key = block.0;
+        if self.cells.is_empty() || key == 0 {
             return None;
         }
         let mask = self.cells.len() - 1;
@@ -144,11 +163,6 @@ impl<V: Copy + Default> BlockMap<V> {
     }
 }
 
-/// Zero marks an empty cell, so the hash zero is stored as one: one pair of equals in 2^64.
-const fn stored(block: BlockHash) -> u64 {
-    if block.0 == 0 { 1 } else { block.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -164,7 +178,7 @@ mod tests {
             let mut map = BlockMap::default();
             let mut model = BTreeMap::new();
             for (step, (high, low, insert)) in (0_u32..).zip(ops) {
-                let key = BlockHash(high << 40 | (low + u64::from(u32::MAX) - 20));
+                let key = BlockHash((high << 40 | low).wrapping_sub(20 * high));
                 if insert {
                     let (value, is_new) = map.get_or_insert(key, step);
                     prop_assert_eq!(is_new, !model.contains_key(&key));

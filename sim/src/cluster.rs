@@ -9,7 +9,9 @@
 mod config;
 mod event_queue;
 mod run;
+mod stuck;
 mod timeline;
 
 pub use self::config::{ApiServer, ClusterConfig, InstanceConfig};
-pub use self::run::{RunOutput, Stuck, simulate, simulate_placed};
+pub use self::run::{RunOutput, simulate, simulate_placed};
+pub use self::stuck::Stuck;

@@ -171,8 +171,13 @@ impl<'de> Visitor<'de> for Pairs {
 fn not_json(line: &str, error: &serde_json::Error) -> RowError {
     let at = error.column().saturating_sub(1);
     let rest = line.get(at.saturating_sub(1)..).unwrap_or("").trim_start_matches([' ', ':', '-']);
-    match ["NaN", "Infinity"].iter().find(|word| rest.starts_with(*word)) {
-        Some(word) => Problem::NotFinite { found: (*word).to_owned() }.into(),
-        None => Problem::NotJson { detail: error.to_string() }.into(),
+    let Some(word) = ["NaN", "Infinity"].into_iter().find(|word| rest.starts_with(word)) else {
+        return Problem::NotJson { detail: error.to_string() }.into();
+    };
+    let problem = Problem::NotFinite { found: word.to_owned() };
+    // The name is what stands between the last quotes before the value.
+    match line.get(..at).and_then(|before| before.rsplit('"').nth(1)) {
+        Some(name) => RowError::in_field(name.to_owned(), problem),
+        None => problem.into(),
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Changes made by [`read`](crate::read) and [`read_all`](crate::read_all). Applied in the order of the
+/// Changes made by [`read()`](crate::read()) and [`read_all`](crate::read_all). Applied in the order of the
 /// fields: spread, window, limit, lengths, sharing, rate. The default changes nothing but a clock that
 /// is too coarse to replay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

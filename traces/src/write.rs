@@ -7,6 +7,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
 use crate::check::Checker;
 use crate::error::{Place, Problem, RowError, TraceError};
 use crate::format::parquet::ParquetWriter;
@@ -38,8 +41,9 @@ pub fn write<R: Borrow<TraceRequest>>(
 #[derive(Debug)]
 pub struct TraceWriter {
     path: PathBuf,
-    partial: Partial,
+    // Before the draft, which cannot be removed everywhere while it is open.
     sink: Sink,
+    partial: Partial,
     checker: Checker,
     requests: u64,
 }
@@ -115,9 +119,11 @@ impl Drop for Partial {
 
 type Output = BufWriter<File>;
 
+type WriteRow = fn(&mut dyn Write, &TraceRequest) -> Result<(), RowError>;
+
 enum Sink {
     Parquet(Box<ParquetWriter<Output>>),
-    Text { out: Compressor, row: fn(&mut dyn Write, &TraceRequest) -> Result<(), RowError> },
+    Text { out: Box<dyn TextFile>, row: WriteRow },
 }
 
 impl Sink {
@@ -133,17 +139,16 @@ impl Sink {
                     .map_err(parquet_problem),
             },
             Format::LodestarJsonl => {
-                let mut out = Compressor::new(compression, file)?;
+                let mut out = text_file(compression, file)?;
                 lodestar::write_header(&mut out)?;
                 let row = |out: &mut dyn Write, request: &TraceRequest| {
                     lodestar::write_row(out, request).map_err(|error| Problem::Io(error).into())
                 };
                 Ok(Self::Text { out, row })
             }
-            Format::Mooncake => Ok(Self::Text {
-                out: Compressor::new(compression, file)?,
-                row: mooncake::write_row,
-            }),
+            Format::Mooncake => {
+                Ok(Self::Text { out: text_file(compression, file)?, row: mooncake::write_row })
+            }
             Format::Azure | Format::BurstGpt | Format::Bailian | Format::ShareGpt => {
                 Err(read_only("a trace of ours: it is only read"))
             }
@@ -176,54 +181,42 @@ impl std::fmt::Debug for Sink {
     }
 }
 
-/// The encoders cannot share a trait object: each must be closed in its own way.
-enum Compressor {
-    Plain(Output),
-    Gzip(flate2::write::GzEncoder<Output>),
-    Zstd(zstd::Encoder<'static, Output>),
+/// A text file in the making, compressed or not. Closing is part of it: what a dropped encoder leaves
+/// behind is cut off.
+trait TextFile: Write + Send {
+    fn finish(self: Box<Self>) -> io::Result<Output>;
 }
 
-impl Compressor {
-    fn new(extension: Option<&str>, file: Output) -> io::Result<Self> {
-        Ok(match extension {
-            Some("gz") => {
-                Self::Gzip(flate2::write::GzEncoder::new(file, flate2::Compression::default()))
-            }
-            Some("zst") => {
-                let mut encoder = zstd::Encoder::new(file, ZSTD_LEVEL)?;
-                // As gzip has: a flipped bit is then an error, not another number.
-                encoder.include_checksum(true)?;
-                Self::Zstd(encoder)
-            }
-            _ => Self::Plain(file),
-        })
-    }
-
-    fn finish(self) -> io::Result<Output> {
-        match self {
-            Self::Plain(file) => Ok(file),
-            Self::Gzip(encoder) => encoder.finish(),
-            Self::Zstd(encoder) => encoder.finish(),
-        }
+impl TextFile for Output {
+    fn finish(self: Box<Self>) -> io::Result<Output> {
+        Ok(*self)
     }
 }
 
-impl Write for Compressor {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(file) => file.write(bytes),
-            Self::Gzip(encoder) => encoder.write(bytes),
-            Self::Zstd(encoder) => encoder.write(bytes),
-        }
+impl TextFile for GzEncoder<Output> {
+    fn finish(self: Box<Self>) -> io::Result<Output> {
+        (*self).finish()
     }
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(file) => file.flush(),
-            Self::Gzip(encoder) => encoder.flush(),
-            Self::Zstd(encoder) => encoder.flush(),
-        }
+impl TextFile for zstd::Encoder<'static, Output> {
+    fn finish(self: Box<Self>) -> io::Result<Output> {
+        (*self).finish()
     }
+}
+
+/// Compressed as the extension says.
+fn text_file(extension: Option<&str>, file: Output) -> io::Result<Box<dyn TextFile>> {
+    Ok(match extension {
+        Some("gz") => Box::new(GzEncoder::new(file, Compression::default())),
+        Some("zst") => {
+            let mut encoder = zstd::Encoder::new(file, ZSTD_LEVEL)?;
+            // As gzip has: a flipped bit is then an error, not another number.
+            encoder.include_checksum(true)?;
+            Box::new(encoder)
+        }
+        _ => Box::new(file),
+    })
 }
 
 fn parquet_problem(error: parquet::errors::ParquetError) -> Problem {

@@ -9,6 +9,12 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NodeId(u32);
 
+impl Default for NodeId {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 impl NodeId {
     pub(super) const NONE: Self = Self(u32::MAX);
 

@@ -10,9 +10,10 @@ use rustc_hash::FxBuildHasher;
 
 use super::config::{ClusterConfig, InstanceConfig};
 use super::event_queue::{Event, EventQueue, RequestIndex};
+use super::stuck::Stuck;
 use super::timeline::Timeline;
 use crate::content::PromptKeys;
-use crate::engine::{Engine, EngineEvent, InvalidConfig, NewRequest};
+use crate::engine::{Engine, EngineEvent, NewRequest};
 use crate::record::{IntervalRecord, Outcome, RequestRecord};
 
 /// Steps of one engine without an output token after which a run is given up. A prompt of a million
@@ -32,57 +33,6 @@ pub struct RunOutput {
     pub end: Time,
     /// Steps of all engines.
     pub steps: u64,
-}
-
-/// A run that cannot end, or not start: which request, which resource, which rule.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Stuck {
-    /// vLLM would not start with these settings.
-    #[error("instance {instance}: {error}")]
-    CannotStart {
-        /// Name of the instance.
-        instance: String,
-        /// Why.
-        error: InvalidConfig,
-    },
-    /// There is nowhere to route to.
-    #[error("the cluster has no instances; give at least one")]
-    NoInstances,
-    /// A closed-loop request waits for one that never ends.
-    #[error(
-        "the run stopped at {now}: request {request} is sent only after request {parent} has ended, \
-         which is not in the trace or waits itself; rule: closed-loop arrival"
-    )]
-    NeverSent {
-        /// When nothing moved any more.
-        now: Time,
-        /// The request that was never sent, by its id in the trace.
-        request: u64,
-        /// The one it waits for.
-        parent: u64,
-    },
-    /// An engine turns without producing anything.
-    #[error(
-        "the run stopped at {now}: instance {instance} made {steps} steps without an output token while \
-         request {request} waits for KV cache blocks ({free_blocks} of {num_blocks} are free); rule: \
-         {rule}"
-    )]
-    NoOutput {
-        /// When the run was given up.
-        now: Time,
-        /// Name of the instance.
-        instance: String,
-        /// Steps since its last output token.
-        steps: u32,
-        /// The request at the head of its queue, by its id in the trace.
-        request: u64,
-        /// Free KV cache blocks.
-        free_blocks: u32,
-        /// All KV cache blocks.
-        num_blocks: u32,
-        /// What keeps the request waiting.
-        rule: &'static str,
-    },
 }
 
 /// Simulates `requests` on a cluster behind a router with this configuration and seed.

@@ -235,7 +235,7 @@ impl BlockPool {
     }
 }
 
-/// Zero and one share a key: one pair out of 2^64.
+/// Zero is stored as one: one pair of equals out of 2^64 hashes.
 fn stored(key: BlockHash) -> Key {
     Key::new(key.0).unwrap_or(Key::MIN)
 }

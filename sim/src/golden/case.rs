@@ -61,7 +61,7 @@ pub enum CaseArrival {
 #[derive(Debug, thiserror::Error)]
 pub enum CaseError {
     /// Not JSON, or not of the format.
-    #[error("not a case: {0}")]
+    #[error("not a case")]
     Json(#[from] serde_json::Error),
     /// A request is named that does not exist.
     #[error("request `{request}`: field `{field}` names `{name}`, which no request is called")]
@@ -82,7 +82,7 @@ pub enum CaseError {
         problem: String,
     },
     /// Settings that vLLM refuses.
-    #[error("config: {0}")]
+    #[error("config")]
     Config(#[from] crate::engine::InvalidConfig),
 }
 

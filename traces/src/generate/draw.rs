@@ -1,87 +1,43 @@
-//! Samples from the standard distributions.
-//!
-//! Not `rand_distr`: it takes its logarithms through `num-traits`, which uses the platform's or libm's
-//! depending on what else is compiled, and a trace must not change with either. These three are short
-//! and always use libm.
+//! Samples from the standard distributions, in the units and parameters that the generators use.
 
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-
-/// Uniform in the open interval (0, 1), so that a logarithm is finite.
-fn open_unit(rng: &mut ChaCha8Rng) -> f64 {
-    loop {
-        let value = rng.random::<f64>();
-        if value > 0.0 {
-            return value;
-        }
-    }
-}
+use rand_distr::{Distribution as _, Exp1, Gamma, StandardNormal, Weibull};
 
 /// Exponential with mean 1.
 pub(crate) fn exponential(rng: &mut ChaCha8Rng) -> f64 {
-    -libm::log(open_unit(rng))
+    Exp1.sample(rng)
 }
 
-/// Normal with mean 0 and deviation 1 (Marsaglia's polar method; its second value is not kept, so that
-/// a draw depends on nothing before it).
+/// Normal with mean 0 and deviation 1.
 pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    loop {
-        let (x, y) = (2.0 * rng.random::<f64>() - 1.0, 2.0 * rng.random::<f64>() - 1.0);
-        let square = x * x + y * y;
-        if square > 0.0 && square < 1.0 {
-            return x * libm::sqrt(-2.0 * libm::log(square) / square);
-        }
-    }
+    StandardNormal.sample(rng)
 }
 
-/// Gamma with this shape and scale 1 (Marsaglia and Tsang, 2000).
+/// Gamma with this shape and scale 1.
 pub(crate) fn gamma(rng: &mut ChaCha8Rng, shape: f64) -> f64 {
-    if shape < 1.0 {
-        // Their boost for small shapes.
-        let boost = libm::pow(open_unit(rng), 1.0 / shape);
-        return gamma(rng, shape + 1.0) * boost;
-    }
-    let d = shape - 1.0 / 3.0;
-    let c = 1.0 / libm::sqrt(9.0 * d);
-    loop {
-        let x = normal(rng);
-        let v = 1.0 + c * x;
-        if v <= 0.0 {
-            continue;
-        }
-        let v = v * v * v;
-        if libm::log(open_unit(rng)) < 0.5 * x * x + d - d * v + d * libm::log(v) {
-            return d * v;
-        }
-    }
+    Gamma::new(shape, 1.0).expect("shapes were checked with the configuration").sample(rng)
 }
 
 /// Weibull with this shape and scale 1.
 pub(crate) fn weibull(rng: &mut ChaCha8Rng, shape: f64) -> f64 {
-    libm::pow(exponential(rng), 1.0 / shape)
+    Weibull::new(1.0, shape).expect("shapes were checked with the configuration").sample(rng)
 }
 
 /// Popularity by rank, falling as `rank^-skew`: which of `count` things a request picks.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Zipf {
-    /// Cumulative, unnormalised.
-    cumulative: Vec<f64>,
+    ranks: rand_distr::Zipf<f64>,
 }
 
 impl Zipf {
     pub(crate) fn new(count: u32, skew: f64) -> Self {
-        let weight = |rank: u32| libm::pow(f64::from(rank), -skew);
-        let sum = |sum: &mut f64, rank| {
-            *sum += weight(rank);
-            Some(*sum)
-        };
-        Self { cumulative: (1..=count).scan(0.0, sum).collect() }
+        let ranks = rand_distr::Zipf::new(f64::from(count), skew);
+        Self { ranks: ranks.expect("count and skew were checked with the configuration") }
     }
 
     /// An index below the count.
     pub(crate) fn pick(&self, rng: &mut ChaCha8Rng) -> usize {
-        let total = self.cumulative.last().expect("Zipf has at least one rank");
-        let at = rng.random::<f64>() * total;
-        self.cumulative.partition_point(|&sum| sum <= at).min(self.cumulative.len() - 1)
+        self.ranks.sample(rng) as usize - 1
     }
 }
 

@@ -128,7 +128,7 @@ fn values_that_cannot_be() {
     says(row("1", "\"many\"", "1"), 2, &["`input_length` is \"many\", expected a whole number"]);
     says(row("1", "99999999", "1"), 2, &["`input_length` is 99999999, above the limit"]);
     says(row("1e30", "5", "1"), 2, &["`timestamp` is 1e30, above the limit"]);
-    says(row("NaN", "5", "1"), 2, &["NaN, not a finite number"]);
+    says(row("NaN", "5", "1"), 2, &["` is NaN, not a finite number"]);
     says(row("1", "0", "1"), 2, &["`prompt` is 0 tokens"]);
     says(row("1", "5", "0"), 2, &["`output_tokens` is 0 tokens"]);
     says(format!("{AZURE}yesterday,10,3\n"), 3, &["`TIMESTAMP` is yesterday, expected a UTC time"]);

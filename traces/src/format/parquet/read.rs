@@ -20,7 +20,9 @@ pub(crate) struct ParquetRows {
     next_group: usize,
     /// Readers of the current group, one per column.
     columns: Vec<ColumnReader>,
-    batch: std::vec::IntoIter<Result<TraceRequest, RowError>>,
+    /// Decoded rows; each becomes a request when it is asked for, as prompts expand.
+    batch: Batch,
+    next_in_batch: usize,
     row: u64,
 }
 
@@ -44,8 +46,8 @@ impl ParquetRows {
             Some(expected) if Checksum::of(data, expected.bytes)? == expected => {}
             _ => return Err(damaged("the checksum does not match").into()),
         }
-        let batch = Vec::new().into_iter();
-        Ok(Self { file, next_group: 0, columns: Vec::new(), batch, row: 0 })
+        let (columns, batch) = (Vec::new(), Batch::default());
+        Ok(Self { file, next_group: 0, columns, batch, next_in_batch: 0, row: 0 })
     }
 
     /// Number of the row that [`ParquetRows::next`] returned last, from 1.
@@ -56,8 +58,9 @@ impl ParquetRows {
     pub(crate) fn next(&mut self) -> Option<Result<TraceRequest, RowError>> {
         self.row += 1;
         loop {
-            if let Some(request) = self.batch.next() {
-                return Some(request);
+            if self.next_in_batch < self.batch.rows() {
+                self.next_in_batch += 1;
+                return Some(self.batch.request(self.next_in_batch - 1));
             }
             match guarded(|| self.read_batch()) {
                 Ok(0) if self.next_group == self.file.num_row_groups() => return None,
@@ -82,16 +85,14 @@ impl ParquetRows {
 
     /// Decodes the next rows of the current group; 0 at its end.
     fn read_batch(&mut self) -> Result<usize, Problem> {
-        let mut batch = Batch::default();
+        (self.batch, self.next_in_batch) = (Batch::default(), 0);
         for (column, reader) in Column::ALL.into_iter().zip(&mut self.columns) {
-            batch.read(column, reader)?;
+            self.batch.read(column, reader)?;
         }
-        let rows = batch.rows();
-        if !batch.is_rectangular() {
+        if !self.batch.is_rectangular() {
             return Err(damaged("the columns differ in length"));
         }
-        self.batch = (0..rows).map(|row| batch.request(row)).collect::<Vec<_>>().into_iter();
-        Ok(rows)
+        Ok(self.batch.rows())
     }
 }
 
