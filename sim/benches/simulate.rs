@@ -1,73 +1,90 @@
-//! Engine steps and simulated requests per second: `cargo bench -p lodestar-sim`.
+//! Simulated requests and engine steps per second, and memory: `cargo bench -p lodestar-sim`.
 //!
-//! The workload has the statistics of the one that other simulators were timed with: 10,000 requests,
-//! Poisson 20 per second, lognormal prompts of 1,062 tokens in the mean, answers of 193, and 64 groups
-//! that share a prefix of 512 tokens.
+//! Items are requests, cycles are engine steps; `max alloc` is the most memory a run held, its results
+//! included. Recorded traces are used where they lie beside the checkout.
 
-use divan::counter::ItemsCount;
-use divan::{Bencher, black_box};
+use std::path::Path;
+
+use divan::counter::{CyclesCount, ItemsCount};
+use divan::{AllocProfiler, Bencher};
 use lodestar_router::{PolicyConfig, RouterConfig};
 use lodestar_sim::{ClusterConfig, catalog, simulate};
-use lodestar_traces::{Arrival, Source, Span, TraceRequest};
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
+use lodestar_traces::generate::{WorkloadConfig, generate};
+use lodestar_traces::{ReadOptions, TraceRequest, read_all};
+
+#[global_allocator]
+static ALLOC: AllocProfiler = AllocProfiler::system();
+
+const POLICIES: [&str; 3] = ["round-robin", "least-request", "prefix-cache"];
 
 fn main() {
     divan::main();
 }
 
-fn workload(requests: u64, rate_rps: f64) -> Vec<TraceRequest> {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut uniform = move || rng.random::<f64>().max(1e-12);
-    let mut ns = 0.0;
-    (0..requests)
-        .map(|id| {
-            ns += -libm::log(uniform()) / rate_rps * 1e9;
-            let normal = libm::sqrt(-2.0 * libm::log(uniform()))
-                * libm::cos(2.0 * std::f64::consts::PI * uniform());
-            let unique = (300.0 * libm::exp(0.9 * normal)).clamp(8.0, 8_000.0) as u32;
-            let answer = (150.0 * libm::exp(0.7 * normal)).clamp(1.0, 1_000.0) as u32;
-            let group = (uniform() * 64.0) as u64;
-            TraceRequest {
-                id,
-                arrival: Arrival::At { ns: ns as u64 },
-                prompt: vec![
-                    Span { source: Source::Hash(group), start: 0, tokens: 512 },
-                    Span { source: Source::Private(id), start: 0, tokens: unique },
-                ],
-                output_tokens: answer,
-                session: None,
-                priority: 0,
-                cache_salt: None,
-            }
-        })
-        .collect()
+fn generated(preset: &str, requests: u32, rate_rps: f64) -> Vec<TraceRequest> {
+    let mut config = WorkloadConfig::preset(preset).expect("a known preset");
+    config.requests = requests;
+    config.arrivals = config.arrivals.with_rate_rps(rate_rps);
+    generate(&config, 1).expect("presets are valid")
 }
 
-fn cluster(instances: usize) -> ClusterConfig {
-    let start = |id| catalog::instance("a100", "llama-3.1-8b", format!("a100-{id}"));
+/// A trace from the folder beside the checkout, if it is there.
+fn recorded(name: &str) -> Option<Vec<TraceRequest>> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/traces"));
+    read_all(&folder.join(name), &ReadOptions::default()).ok().map(|trace| trace.requests)
+}
+
+fn cluster(gpu: &str, instances: u32) -> ClusterConfig {
+    let start = |id| catalog::instance(gpu, "llama-3.1-8b", format!("{gpu}-{id}"));
     ClusterConfig::new((0..instances).map(|id| start(id).expect("in the catalog")).collect())
 }
 
-/// Simulated requests per second, by policy, on 8 instances.
-#[divan::bench(args = ["round-robin", "least-request", "prefix-cache"], sample_count = 5)]
-fn requests(bencher: Bencher<'_, '_>, policy: &str) {
-    let trace = workload(10_000, 20.0);
-    let cluster = cluster(8);
-    let policy = PolicyConfig::from_name(policy).expect("a known policy");
-    bencher.counter(ItemsCount::new(trace.len())).bench_local(|| {
-        let router = RouterConfig::new(policy.clone());
-        simulate(black_box(&cluster), black_box(&trace), router, 1, &mut |_| {})
-            .expect("the run ends")
-    });
+fn measure(bencher: Bencher<'_, '_>, trace: &[TraceRequest], cluster: &ClusterConfig, policy: &str) {
+    let router = RouterConfig::new(PolicyConfig::from_name(policy).expect("a known policy"));
+    let run = || simulate(cluster, trace, router.clone(), 1, &mut |_| {}).expect("the run ends");
+    let steps = CyclesCount::new(run().steps);
+    bencher.counter(ItemsCount::new(trace.len())).counter(steps).bench_local(run);
 }
 
-/// Engine steps per second: the same requests on one instance, five times slower.
-#[divan::bench(sample_count = 5)]
-fn steps(bencher: Bencher<'_, '_>) {
-    let trace = workload(2_000, 3.0);
-    let cluster = cluster(1);
-    let router = RouterConfig::new(PolicyConfig::RoundRobin);
-    let run = || simulate(&cluster, &trace, router.clone(), 1, &mut |_| {}).expect("the run ends");
-    bencher.counter(ItemsCount::new(run().steps)).bench_local(run);
+fn measure_recorded(bencher: Bencher<'_, '_>, name: &str, policy: &str) {
+    if let Some(trace) = recorded(name) {
+        measure(bencher, &trace, &cluster("a100", 8), policy);
+    }
+}
+
+/// Lengths of the Azure conversation trace, 8 instances.
+#[divan::bench(args = POLICIES, sample_count = 5)]
+fn conversation(bencher: Bencher<'_, '_>, policy: &str) {
+    measure(bencher, &generated("azure-conversation", 20_000, 5.5), &cluster("a100", 8), policy);
+}
+
+/// Sessions whose prompts grow, 8 instances.
+#[divan::bench(args = POLICIES, sample_count = 5)]
+fn chat(bencher: Bencher<'_, '_>, policy: &str) {
+    measure(bencher, &generated("chat", 10_000, 8.0), &cluster("a100", 8), policy);
+}
+
+/// The trace that other simulators were timed with: 10,000 requests, 64 shared prefixes.
+#[divan::bench(args = POLICIES, sample_count = 5)]
+fn recorded_benchmark(bencher: Bencher<'_, '_>, policy: &str) {
+    measure_recorded(bencher, "bench/t10k_8r.mooncake.jsonl.gz", policy);
+}
+
+/// Azure conversation 2023, 19,366 requests.
+#[divan::bench(args = POLICIES, sample_count = 5)]
+fn recorded_azure(bencher: Bencher<'_, '_>, policy: &str) {
+    measure_recorded(bencher, "azure2023/AzureLLMInferenceTrace_conv.csv.gz", policy);
+}
+
+/// Mooncake conversation, 12,031 requests of 12,000 tokens in the mean.
+#[divan::bench(args = POLICIES, sample_count = 5)]
+fn recorded_mooncake(bencher: Bencher<'_, '_>, policy: &str) {
+    measure_recorded(bencher, "mooncake/conversation_trace.jsonl.gz", policy);
+}
+
+/// The same load on each of more and more instances.
+#[divan::bench(args = [8, 64, 512], sample_count = 3)]
+fn fleet_size(bencher: Bencher<'_, '_>, instances: u32) {
+    let trace = generated("azure-conversation", instances * 500, f64::from(instances) * 0.7);
+    measure(bencher, &trace, &cluster("l4", instances), "round-robin");
 }

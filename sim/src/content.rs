@@ -19,7 +19,7 @@ const SALT: u64 = 0xBE54_66CF_34E9_0C6D;
 const POSITION: u64 = 0xC0AC_29B7_C97C_50DD;
 
 /// Longer runs get in each other's way in a table.
-const RUN_BLOCKS_MAX: u32 = 16;
+const RUN_BLOCKS_MAX: u32 = 8;
 
 /// A hash that has consumed tokens up to some point and can consume more.
 ///

@@ -6,6 +6,7 @@
 //! instant is in, so the caller delivers messages first and wakes second.
 
 pub(crate) mod batch;
+mod block_index;
 mod block_pool;
 mod config;
 mod decode_run;

@@ -100,21 +100,40 @@ impl PartialOrd for Entry {
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
     heap: BinaryHeap<Entry>,
+    /// The events known from the start, last one first: a million arrivals would only stand in the heap's
+    /// way.
+    known: Vec<Entry>,
     sequence: u64,
     /// Events that are not periodic: while there are none, nothing can change any more.
     moving: usize,
 }
 
 impl EventQueue {
+    /// A queue that starts with these events.
+    pub(super) fn new(events: impl Iterator<Item = (Time, Event)>) -> Self {
+        let mut queue = Self::default();
+        let known = events.map(|(at, event)| queue.entry(at, event)).collect();
+        queue.known = known;
+        queue.known.sort_unstable();
+        queue
+    }
+
     pub(super) fn push(&mut self, at: Time, event: Event) {
+        let entry = self.entry(at, event);
+        self.heap.push(entry);
+    }
+
+    fn entry(&mut self, at: Time, event: Event) -> Entry {
         self.sequence += 1;
         self.moving += usize::from(!event.is_periodic());
         let (class, rank) = (event.class(), event.rank());
-        self.heap.push(Entry { at, class, rank, sequence: self.sequence, event });
+        Entry { at, class, rank, sequence: self.sequence, event }
     }
 
     pub(super) fn pop(&mut self) -> Option<(Time, Event)> {
-        let entry = self.heap.pop()?;
+        // Entries are ordered in reverse: the greater one comes first.
+        let entry =
+            if self.known.last() > self.heap.peek() { self.known.pop() } else { self.heap.pop() }?;
         self.moving -= usize::from(!entry.event.is_periodic());
         Some((entry.at, entry.event))
     }
@@ -127,7 +146,8 @@ impl EventQueue {
     /// Whether an event at `at` of this kind would be the next one.
     pub(super) fn would_be_next(&self, at: Time, event: Event) -> bool {
         let key = (at, event.class(), event.rank());
-        self.heap.peek().is_none_or(|next| key < (next.at, next.class, next.rank))
+        let comes_after = |next: &Entry| key < (next.at, next.class, next.rank);
+        self.heap.peek().is_none_or(comes_after) && self.known.last().is_none_or(comes_after)
     }
 }
 
@@ -137,9 +157,9 @@ mod tests {
 
     #[test]
     fn one_instant_is_ordered_by_class_then_by_rank_then_by_sequence() {
-        let mut queue = EventQueue::default();
         let (now, later) = (Time::from_nanos(5), Time::from_nanos(6));
-        queue.push(later, Event::EndAtRouter(9));
+        let known = [(later, Event::EndAtRouter(9)), (now, Event::RequestAtRouter(7))];
+        let mut queue = EventQueue::new(known.into_iter());
         for event in [
             Event::Record,
             Event::EngineWakeup(1),
@@ -156,6 +176,7 @@ mod tests {
             order,
             [
                 Event::FirstTokenAtRouter(1),
+                Event::RequestAtRouter(7),
                 Event::RequestAtRouter(2),
                 Event::RequestAtEngine(3),
                 Event::EngineWakeup(0),

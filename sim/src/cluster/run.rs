@@ -139,6 +139,13 @@ impl<'a> Run<'a> {
         let uses_metrics = router.policy.uses_metrics();
         let engines = config.instances.iter().map(|instance| start(instance, config.step_by_step));
         let engines = engines.collect::<Result<Vec<_>, _>>()?;
+        let open_loop = (0..).zip(requests).filter_map(|(index, request)| match request.arrival {
+            Arrival::At { ns } => {
+                let at = Time::from_nanos(ns) + config.client_network;
+                Some((at, Event::RequestAtRouter(index)))
+            }
+            Arrival::After { .. } => None,
+        });
         let mut run = Self {
             config,
             requests,
@@ -148,7 +155,7 @@ impl<'a> Run<'a> {
             timeline: Timeline::new(engines.len()),
             wakeups: vec![None; engines.len()],
             engines,
-            queue: EventQueue::default(),
+            queue: EventQueue::new(open_loop),
             now: Time::ZERO,
             unfinished: requests.len() as u64,
             children: HashMap::default(),
@@ -169,11 +176,8 @@ impl<'a> Run<'a> {
                 .observe(Time::ZERO, &Fact::InstanceJoined { instance: InstanceId(id), spec });
         }
         for (index, request) in (0..).zip(requests) {
-            match request.arrival {
-                Arrival::At { ns } => run.send(index, Time::from_nanos(ns)),
-                Arrival::After { request, .. } => {
-                    run.children.entry(request).or_default().push(index);
-                }
+            if let Arrival::After { request, .. } = request.arrival {
+                run.children.entry(request).or_default().push(index);
             }
         }
         if uses_metrics {
@@ -207,7 +211,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// The client sends a request at `at`.
+    /// The client sends a closed-loop request at `at`.
     fn send(&mut self, index: RequestIndex, at: Time) {
         self.queue.push(at + self.config.client_network, Event::RequestAtRouter(index));
     }

@@ -7,7 +7,9 @@
 
 use std::num::NonZeroU64;
 
-use lodestar_router::{BlockHash, BlockMap};
+use lodestar_router::BlockHash;
+
+use super::block_index::BlockIndex;
 
 /// Block 0 is vLLM's null block and is never handed out.
 pub(crate) type BlockId = u32;
@@ -33,13 +35,6 @@ struct Block {
     duplicate: Slot,
 }
 
-/// Blocks under one key, oldest first, linked through [`Block::duplicate`].
-#[derive(Clone, Copy, Debug, Default)]
-struct Duplicates {
-    oldest: Slot,
-    youngest: Slot,
-}
-
 /// All KV cache blocks of one engine.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockPool {
@@ -49,7 +44,8 @@ pub(crate) struct BlockPool {
     never_used: BlockId,
     /// By slot; grows as blocks are first used.
     blocks: Vec<Block>,
-    index: BlockMap<Duplicates>,
+    /// Oldest block under each key; younger ones hang on it through [`Block::duplicate`].
+    index: BlockIndex,
     /// Counts whatever can let a request in that did not fit before: blocks freed, keys registered.
     gains: u64,
 }
@@ -64,7 +60,7 @@ impl BlockPool {
             free: num_blocks - 1,
             never_used: 1,
             blocks: vec![sentinel, never_used],
-            index: BlockMap::default(),
+            index: BlockIndex::default(),
             gains: 0,
         }
     }
@@ -95,7 +91,13 @@ impl BlockPool {
 
     /// The oldest block that caches `key`.
     pub(crate) fn cached(&self, key: BlockHash) -> Option<BlockId> {
-        self.index.get(key).map(|blocks| block_id(blocks.oldest))
+        let key = stored(key);
+        self.index.get(hash_of(key), |slot| self.key_of(slot)).map(block_id)
+    }
+
+    /// The key of a cached block.
+    fn key_of(&self, slot: Slot) -> BlockHash {
+        hash_of(self.blocks[slot as usize].key.expect("blocks in the index are cached"))
     }
 
     /// Takes the block at the head of the free queue, evicting what it caches.
@@ -119,7 +121,7 @@ impl BlockPool {
         }
         self.unlink(head);
         if let Some(key) = self.blocks[head as usize].key.take() {
-            self.forget(BlockHash(key.get()), head);
+            self.forget(key, head);
         }
         self.blocks[head as usize].references = 1;
         block_id(head)
@@ -165,16 +167,21 @@ impl BlockPool {
 
     /// Records that `block` caches `key`. Equal content in two blocks stays in two blocks.
     pub(crate) fn register(&mut self, block: BlockId, key: BlockHash) {
-        let slot = slot(block);
+        let (slot, key) = (slot(block), stored(key));
         assert!(self.blocks[slot as usize].key.is_none(), "a block is registered once");
         self.gains += 1;
-        self.blocks[slot as usize].key = Some(stored(key));
+        self.blocks[slot as usize].key = Some(key);
         self.blocks[slot as usize].duplicate = NO_SLOT;
-        let (blocks, is_new) =
-            self.index.get_or_insert(key, Duplicates { oldest: slot, youngest: slot });
-        if !is_new {
-            let youngest = std::mem::replace(&mut blocks.youngest, slot);
-            self.blocks[youngest as usize].duplicate = slot;
+        let Self { index, blocks, .. } = self;
+        let key_of = |slot: Slot| {
+            hash_of(blocks[slot as usize].key.expect("blocks in the index are cached"))
+        };
+        if let Some(oldest) = index.insert(hash_of(key), slot, key_of) {
+            let mut youngest = oldest;
+            while blocks[youngest as usize].duplicate != NO_SLOT {
+                youngest = blocks[youngest as usize].duplicate;
+            }
+            blocks[youngest as usize].duplicate = slot;
         }
     }
 
@@ -195,29 +202,20 @@ impl BlockPool {
         })
     }
 
-    /// Removes `slot` from the blocks under `key`.
-    fn forget(&mut self, key: BlockHash, slot: Slot) {
+    /// Removes `slot`, whose key was `key`, from the blocks under that key.
+    fn forget(&mut self, key: Key, slot: Slot) {
         let younger = self.blocks[slot as usize].duplicate;
-        let Some(entry) = self.index.get_mut(key) else {
-            unreachable!("a cached block is indexed")
-        };
-        if entry.oldest == slot {
-            if younger == NO_SLOT {
-                self.index.remove(key);
-            } else {
-                entry.oldest = younger;
-            }
+        if self.index.replace(hash_of(key), slot, younger) {
             return;
         }
-        let mut older = entry.oldest;
+        // Not the oldest one: it hangs on an older one.
+        let oldest = self.index.get(hash_of(key), |slot| self.key_of(slot));
+        let mut older = oldest.expect("a cached block is indexed");
         while self.blocks[older as usize].duplicate != slot {
             older = self.blocks[older as usize].duplicate;
             assert!(older != NO_SLOT, "a cached block is linked under its key");
         }
         self.blocks[older as usize].duplicate = younger;
-        if entry.youngest == slot {
-            entry.youngest = older;
-        }
     }
 
     fn unlink(&mut self, slot: Slot) {
@@ -233,6 +231,10 @@ impl BlockPool {
         self.blocks[previous as usize].next = slot;
         self.blocks[next as usize].previous = slot;
     }
+}
+
+const fn hash_of(key: Key) -> BlockHash {
+    BlockHash(key.get())
 }
 
 /// Zero is stored as one: one pair of equals out of 2^64 hashes.

@@ -6,7 +6,7 @@
 //! would. Only the steps at which some request crosses a block border touch the block pool, so only
 //! those are visited, in the order in which single steps would visit them.
 
-use lodestar_router::Time;
+use lodestar_router::{Duration, Time};
 
 use super::batch::{Batch, Row, RowKind, StepShape};
 use super::kv_cache_manager::Purpose;
@@ -88,6 +88,11 @@ impl DecodeRun {
         }
     }
 
+    /// Time between the updates of step `step - 1` and of step `step`.
+    fn gap_before(&self, step: u64) -> Duration {
+        self.series.duration(if self.first_update.is_none() { step } else { step - 1 })
+    }
+
     /// When the last planned step is updated.
     pub(super) fn end(&self) -> Time {
         self.update_time(self.steps - 1)
@@ -106,10 +111,18 @@ impl DecodeRun {
     /// Steps scheduled before `now`, at least one: a message of an instant comes before the step that is
     /// scheduled at it, but the run's first step has been scheduled already.
     pub(super) fn scheduled_before(&self, now: Time) -> u64 {
-        let (mut known, mut beyond) = (self.done.max(1), self.steps);
-        // Durations do not fall, so the first one bounds the number of steps.
-        let first_ns = self.series.duration(0).as_nanos();
-        beyond = beyond.min(now.saturating_since(self.start).as_nanos() / first_ns + 2).max(known);
+        // Durations do not fall: the first one bounds the number of steps from above, the last one that is
+        // possible bounds it from below. Little is left to search.
+        let (base, ahead) = match self.first_update {
+            None => (self.start, 0),
+            Some(first) => (first, 1),
+        };
+        let since_ns = now.saturating_since(base).as_nanos();
+        let shortest_ns = self.series.duration(0).as_nanos();
+        let mut beyond = self.steps.min(since_ns / shortest_ns + 1 + ahead).max(self.done.max(1));
+        let longest_ns = self.series.duration(beyond).as_nanos();
+        let sure = if since_ns > 0 { (since_ns - 1) / longest_ns + 1 + ahead } else { 1 };
+        let mut known = sure.clamp(self.done.max(1), beyond);
         while known < beyond {
             let middle = known + (beyond - known).div_ceil(2);
             if self.schedule_time(middle - 1) < now {
@@ -136,8 +149,7 @@ impl DecodeRun {
         }
         self.cross_borders(scheduler, to);
         let last = self.update_time(to - 1);
-        let last_gap =
-            if to - self.done > 1 { (last - self.update_time(to - 2)).as_nanos() } else { 0 };
+        let last_gap = if to - self.done > 1 { self.gap_before(to - 1).as_nanos() } else { 0 };
         let first_arrival = self.update_time(self.done);
         for &slot in &scheduler.running {
             let request = &mut scheduler.requests[slot as usize];
