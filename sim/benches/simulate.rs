@@ -31,7 +31,7 @@ fn generated(preset: &str, requests: u32, rate_rps: f64) -> Vec<TraceRequest> {
 /// A trace from the folder beside the checkout, if it is there.
 fn recorded(name: &str) -> Option<Vec<TraceRequest>> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/traces"));
-    read_all(&folder.join(name), &ReadOptions::default()).ok().map(|trace| trace.requests)
+    read_all(folder.join(name), &ReadOptions::default()).ok().map(|trace| trace.requests)
 }
 
 fn cluster(gpu: &str, instances: u32) -> ClusterConfig {
@@ -39,7 +39,12 @@ fn cluster(gpu: &str, instances: u32) -> ClusterConfig {
     ClusterConfig::new((0..instances).map(|id| start(id).expect("in the catalog")).collect())
 }
 
-fn measure(bencher: Bencher<'_, '_>, trace: &[TraceRequest], cluster: &ClusterConfig, policy: &str) {
+fn measure(
+    bencher: Bencher<'_, '_>,
+    trace: &[TraceRequest],
+    cluster: &ClusterConfig,
+    policy: &str,
+) {
     let router = RouterConfig::new(PolicyConfig::from_name(policy).expect("a known policy"));
     let run = || simulate(cluster, trace, router.clone(), 1, &mut |_| {}).expect("the run ends");
     let steps = CyclesCount::new(run().steps);

@@ -290,6 +290,7 @@ impl ModelOnGpu {
 impl MeasuredEngine {
     /// `engine` with these settings in place of its own. A smaller cache shortens the model length to
     /// what fits, as `--max-model-len auto` does.
+    #[expect(clippy::needless_pass_by_value, reason = "the caller's settings become the result")]
     pub fn apply(self, engine: EngineConfig) -> EngineConfig {
         let num_blocks = self.num_blocks.unwrap_or(engine.num_blocks);
         let longest = num_blocks.saturating_sub(1).saturating_mul(engine.block_size);

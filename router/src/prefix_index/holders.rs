@@ -81,7 +81,9 @@ impl HolderMap {
     /// Removes the holder that `node` stands for.
     pub(super) fn remove(&mut self, block: BlockHash, node: NodeId) {
         let shard = &mut self.shards[shard_of(block)];
-        let Some(holders) = shard.get_mut(block) else { panic!("block {:x} is held by nobody", block.0) };
+        let Some(holders) = shard.get_mut(block) else {
+            panic!("block {:x} is held by nobody", block.0)
+        };
         let Some(crowd) = holders.crowd else {
             assert!(holders.first.node == node, "the only holder is the one to go");
             shard.remove(block);

@@ -104,7 +104,7 @@ impl Scheduler {
         self.running.iter().any(|&slot| {
             let keys = &self.requests[slot as usize].keys;
             // A chain key stands for everything before it: where two differ once they differ for good.
-            keys.len() < prompt.len()
+            keys.len() <= prompt.len()
                 && keys.last().is_none_or(|key| *key == prompt[keys.len() - 1])
         })
     }
