@@ -1,10 +1,13 @@
 //! The `lodestar` command: reads arguments, calls the crates, prints what they return.
 
+mod calibrate;
+mod calibrate_requests;
 mod demo;
 mod progress;
 mod read_options;
 mod replay;
 mod trace;
+mod validate;
 mod verify;
 
 use std::io::{self, Write as _};
@@ -22,17 +25,21 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Calibrate(calibrate::CalibrateArgs),
     Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Trace(trace::TraceArgs),
+    Validate(validate::ValidateArgs),
     Verify(verify::VerifyArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Validate(args) => validate::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match outcome {

@@ -11,6 +11,7 @@ use lodestar_router::PolicyConfig;
 use lodestar_scenarios::{
     Fleet, Marks, OutputDir, Replay, Replayed, Results, Summary, Workload, compare,
 };
+use lodestar_sim::catalog::Basis;
 use lodestar_traces::{ReadOptions, read_all};
 
 use crate::progress::Progress;
@@ -21,7 +22,7 @@ use crate::read_options::ReadFlags;
 pub(crate) struct ReplayArgs {
     /// The trace: Azure, BurstGPT, Mooncake, ShareGPT and others, plain or compressed (docs/formats.md)
     trace: PathBuf,
-    /// Instances by GPU, such as a100:4,h100:2,l4:2
+    /// Instances by GPU, such as a100:4,h100:2,l4:2; h100x4:2 is two instances of four GPUs each
     #[arg(long)]
     fleet: String,
     /// The model that every instance serves
@@ -91,6 +92,11 @@ fn print(out: &Path, results: &Results, wall: &[Duration]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let marks = if stdout.is_terminal() { Marks::Colour } else { Marks::Star };
     writeln!(stdout, "{}", compare(&summaries, wall, marks))?;
+    for trust in &results.scenario.step_times {
+        if trust.basis != Basis::Measured {
+            writeln!(stdout, "{trust}")?;
+        }
+    }
     let out = out.display();
     writeln!(stdout, "tables   {out}/<policy>/requests.parquet, {out}/<policy>/instances.parquet")?;
     writeln!(stdout, "summary  {out}/summary.csv")?;

@@ -1,11 +1,13 @@
 //! The figures, one file each: a function from results to a canvas.
 
+pub(crate) mod calibration;
 pub(crate) mod load;
 pub(crate) mod overview;
 pub(crate) mod queue_over_time;
 pub(crate) mod trace;
 pub(crate) mod ttft_cdf;
 pub(crate) mod ttft_over_time;
+pub(crate) mod validation;
 
 use lodestar_scenarios::{Results, RunTables};
 

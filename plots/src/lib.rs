@@ -22,7 +22,9 @@ use std::path::Path;
 use lodestar_scenarios::Results;
 
 use crate::canvas::Canvas;
+pub use crate::figures::calibration::{CalibrationFigure, CalibrationPoint};
 pub use crate::figures::trace::TraceInfoFigure;
+pub use crate::figures::validation::{ValidationFigure, ValidationPoint};
 pub use crate::render::PlotError;
 
 type DrawFigure = fn(&Results) -> Canvas;
@@ -49,4 +51,14 @@ pub fn replay_figures(results: &Results, folder: &Path) -> Result<(), PlotError>
 /// Draws the figure of a trace as `<stem>.svg` and `<stem>.png`.
 pub fn trace_figure(info: &TraceInfoFigure, stem: &Path) -> Result<(), PlotError> {
     render::save(&figures::trace::draw(info), stem)
+}
+
+/// Draws the figure of a fit as `<stem>.svg` and `<stem>.png`.
+pub fn calibration_figure(figure: &CalibrationFigure, stem: &Path) -> Result<(), PlotError> {
+    render::save(&figures::calibration::draw(figure), stem)
+}
+
+/// Draws measured against simulated latencies as `<stem>.svg` and `<stem>.png`.
+pub fn validation_figure(figure: &ValidationFigure, stem: &Path) -> Result<(), PlotError> {
+    render::save(&figures::validation::draw(figure), stem)
 }

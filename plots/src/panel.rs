@@ -27,20 +27,14 @@ pub(crate) struct Series {
 const HEAD: f64 = 52.0;
 /// Height of the labels and the title of the horizontal axis below the frame.
 const FOOT: f64 = 42.0;
+/// Half the side of a point that is not connected.
+const DOT: f64 = 1.75;
 /// Between a label and what is next to it.
 const GAP: f64 = 8.0;
 
 impl Panel {
     pub(crate) fn draw(&self, canvas: &mut Canvas, area: Rect) {
-        let label_widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));
-        let labels = label_widths.fold(0.0_f64, f64::max);
-        // What the last label of the horizontal axis needs beyond the axis' end.
-        let overhang = self.x.ticks.last().map_or(0.0, |tick| {
-            let inside = (1.0 - self.x.position(tick.value)) * (area.width() - labels - GAP);
-            (TextStyle::SMALL.width_of(&tick.label) / 2.0 - inside).max(0.0)
-        });
-        let frame = area.inset(labels + GAP, HEAD, overhang, FOOT);
-
+        let frame = self.frame(area);
         canvas.text(&self.title, (area.left, area.top + 14.0), Align::Left, TextStyle::HEADING);
         canvas.text(&self.y.title, (area.left, area.top + 34.0), Align::Left, TextStyle::SMALL);
         self.draw_horizontal_grid(canvas, frame);
@@ -51,6 +45,28 @@ impl Panel {
             let place = |point: &Point| self.place(frame, *point);
             canvas.line(series.points.iter().map(place).collect(), 2.0, series.colour);
         }
+    }
+
+    /// Draws points that are not connected, over what [`Self::draw`] drew into the same area.
+    pub(crate) fn draw_points(&self, canvas: &mut Canvas, area: Rect, series: &Series) {
+        let frame = self.frame(area);
+        for point in &series.points {
+            let (x, y) = self.place(frame, *point);
+            let dot = Rect { left: x, top: y, right: x, bottom: y };
+            canvas.fill(dot.inset(-DOT, -DOT, -DOT, -DOT), series.colour);
+        }
+    }
+
+    /// Where the values lie within an area.
+    fn frame(&self, area: Rect) -> Rect {
+        let label_widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));
+        let labels = label_widths.fold(0.0_f64, f64::max);
+        // What the last label of the horizontal axis needs beyond the axis' end.
+        let overhang = self.x.ticks.last().map_or(0.0, |tick| {
+            let inside = (1.0 - self.x.position(tick.value)) * (area.width() - labels - GAP);
+            (TextStyle::SMALL.width_of(&tick.label) / 2.0 - inside).max(0.0)
+        });
+        area.inset(labels + GAP, HEAD, overhang, FOOT)
     }
 
     fn place(&self, frame: Rect, (x, y): Point) -> Point {

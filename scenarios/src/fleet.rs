@@ -1,6 +1,6 @@
 //! A fleet as people write it: `a100:4,h100:2,l4:2`.
 //!
-//! Only counts of GPUs. What an instance of a GPU is (KV capacity, step time, limits) is looked up in
+//! `h100x4:2` is two instances of four GPUs each, tensor parallel. Only counts of GPUs. What an instance of a GPU is (KV capacity, step time, limits) is looked up in
 //! the simulator's catalog, because a fleet typed by hand should not be able to disagree with it.
 
 use std::fmt;
@@ -9,6 +9,8 @@ use std::str::FromStr;
 use lodestar_sim::InstanceConfig;
 use lodestar_sim::catalog::{self, CatalogError};
 use serde::{Deserialize, Serialize};
+
+use crate::manifest::StepTimeTrust;
 
 /// The largest fleet accepted: beyond it a count is a typing error, not a plan.
 const MAX_INSTANCES: u32 = 4096;
@@ -23,7 +25,7 @@ pub struct Fleet {
 /// Instances on the same GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The GPU, by its name in the catalog.
+    /// The GPU, by its name in the catalog, or several of them as in `h100x4`.
     pub gpu: String,
     /// How many instances.
     pub count: u32,
@@ -69,6 +71,20 @@ impl Fleet {
     /// How many instances in all.
     pub fn instance_count(&self) -> u32 {
         self.groups.iter().map(|group| group.count).sum()
+    }
+
+    /// How far the step times of each group can be trusted when it serves `model`.
+    pub fn step_times(&self, model: &str) -> Result<Vec<StepTimeTrust>, FleetError> {
+        let trust = |group: &Group| {
+            let profile = catalog::profile(&group.gpu)?;
+            let on_gpu = profile.on(model)?;
+            Ok(StepTimeTrust {
+                gpu: group.gpu.clone(),
+                basis: on_gpu.basis,
+                error_percent: on_gpu.fit_error_percent.filter(|_| !on_gpu.unchecked),
+            })
+        };
+        self.groups.iter().map(trust).collect()
     }
 
     /// The instances, each serving `model`, named `<gpu>-<number within the group>`.
@@ -166,6 +182,24 @@ mod tests {
         let instances = fleet.instances("llama-3.1-8b").unwrap();
         let names: Vec<_> = instances.iter().map(|instance| instance.name.as_str()).collect();
         assert_eq!(names, ["a100-0", "a100-1", "h100-0"]);
+    }
+
+    #[test]
+    fn an_instance_may_take_several_gpus() {
+        let fleet: Fleet = "h100x4:2,rtx4090:1".parse().unwrap();
+        assert_eq!(fleet.to_string(), "h100x4:2,rtx4090:1");
+        let error = fleet.instances("llama-3.1-70b").expect_err("too small").to_string();
+        assert!(error.starts_with("llama-3.1-70b does not fit on rtx4090"), "{error}");
+        let fleet: Fleet = "h100x4:2".parse().unwrap();
+        let instances = fleet.instances("llama-3.1-70b").unwrap();
+        assert_eq!((instances.len(), instances[1].name.as_str()), (2, "h100x4-1"));
+        // (0.92 * 85.00e9 - 141.11e9 / 4 - 1.3e9) / 1.25 MiB a block on each GPU.
+        assert_eq!(instances[0].engine.num_blocks, 31_755);
+        let trust = fleet.step_times("llama-3.1-70b").unwrap();
+        let expected = "step times of h100x4 are derived: nobody knows their error";
+        assert_eq!(trust[0].to_string(), expected);
+        let error = fleet.instances("llama-3.1-8b").expect_err("not composed").to_string();
+        assert!(error.contains("no step times for llama-3.1-8b on h100x4; known are"), "{error}");
     }
 
     #[test]

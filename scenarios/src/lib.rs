@@ -4,6 +4,8 @@
 //! here the question is asked several times in parallel and the answers are kept so that a reader, a
 //! plot or another program can trust them. Polars enters the project here and nowhere below.
 
+pub mod calibrate;
+pub mod calibrate_requests;
 mod comparison;
 mod digest;
 mod fleet;
@@ -15,12 +17,13 @@ mod replay;
 mod summary;
 mod table;
 mod tables;
+pub mod validate;
 
 pub use comparison::{Marks, compare};
 pub use digest::trace_sha256;
 pub use fleet::{Fleet, FleetError, Group};
 pub use load::{LoadError, load};
-pub use manifest::{ManifestError, Scenario, TraceIdentity};
+pub use manifest::{ManifestError, Scenario, StepTimeTrust, TraceIdentity};
 pub use output::{OutputDir, OutputError};
 pub use quantile::{Distribution, quantile};
 pub use replay::{Replay, ReplayError, Replayed, Workload};

@@ -3,7 +3,10 @@
 //! Nothing in it depends on the machine, the clock or the number of threads, so that two runs of one
 //! scenario can be compared byte by byte, manifest included.
 
+use std::fmt;
+
 use lodestar_router::PolicyConfig;
+use lodestar_sim::catalog::{Basis, FitError};
 use lodestar_traces::ReadOptions;
 use serde::{Deserialize, Serialize};
 
@@ -42,10 +45,39 @@ pub struct Scenario {
     pub fleet: Fleet,
     /// The model that every instance serves.
     pub model: String,
+    /// How far the step times of each group of instances can be trusted, in the fleet's order.
+    pub step_times: Vec<StepTimeTrust>,
     /// The policies, one run each.
     pub policies: Vec<PolicyConfig>,
     /// Of every random stream.
     pub seed: u64,
+}
+
+/// How far the step times of some instances, and with them every latency, can be trusted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepTimeTrust {
+    /// The GPU, or the GPUs of one instance, as in the fleet.
+    pub gpu: String,
+    /// What the step times are based on.
+    pub basis: Basis,
+    /// Error of the step times, if anybody knows it.
+    pub error_percent: Option<FitError>,
+}
+
+impl fmt::Display for StepTimeTrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let basis = match self.basis {
+            Basis::Measured => "measured",
+            Basis::Derived => "derived",
+            Basis::Scaled => "scaled",
+        };
+        write!(f, "step times of {} are {basis}: ", self.gpu)?;
+        match self.error_percent {
+            Some(error) => write!(f, "±{:.0} % mean, {:.0} % worst", error.mean, error.max),
+            None => write!(f, "nobody knows their error"),
+        }
+    }
 }
 
 /// A trace, without its requests.

@@ -98,7 +98,9 @@ impl<'a> Replay<'a> {
             requests: requests.len() as u64,
             sha256: trace_sha256(requests),
         };
-        let scenario = Scenario { trace, fleet, model: model.to_owned(), policies, seed };
+        let step_times = fleet.step_times(model)?;
+        let model = model.to_owned();
+        let scenario = Scenario { trace, fleet, model, step_times, policies, seed };
         Ok(Self { scenario, cluster, requests })
     }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::InstanceConfig;
 use crate::engine::EngineConfig;
@@ -35,8 +35,11 @@ const MODELS: &str = include_str!("../profiles/models.toml");
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuProfile {
-    /// Name in a fleet.
+    /// Name in a fleet; `h100x4` if one instance takes four of them.
     pub gpu: String,
+    /// GPUs that one instance takes.
+    #[serde(skip, default = "one")]
+    pub gpus: u32,
     /// Name on the box.
     pub description: String,
     /// Total memory as CUDA reports it, bytes.
@@ -55,17 +58,31 @@ pub struct GpuProfile {
 pub struct ModelOnGpu {
     /// Name of the model.
     pub model: String,
+    /// GPUs that one instance spreads the model over.
+    #[serde(default = "one")]
+    pub tensor_parallel: u32,
     /// How far the numbers can be trusted.
     pub basis: Basis,
     /// Where the numbers come from.
     pub source: String,
     /// Error of the law against what it was fitted to or checked with.
     pub fit_error_percent: Option<FitError>,
+    /// The error is only that of the law against what it was computed from: the step times themselves were
+    /// compared with no measurement.
+    #[serde(default)]
+    pub unchecked: bool,
     /// The law.
     pub step_time: HingeCoefficients,
+    /// Time of the linear layers as (tokens in the step, ms), in place of the law's hinge.
+    #[serde(default)]
+    pub linear_ms_by_tokens: Vec<(u32, f64)>,
     /// The engine settings under which per-request logs of this pair were measured. A validation starts
     /// from them; a fleet has the defaults of vLLM 0.32.0.
     pub measured_engine: Option<MeasuredEngine>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Engine settings of a measurement that differ from what vLLM 0.32.0 would choose.
@@ -83,7 +100,7 @@ pub struct MeasuredEngine {
 }
 
 /// How far a profile's numbers can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Basis {
     /// Fitted to measurements of this model's operators on this GPU.
@@ -95,7 +112,7 @@ pub enum Basis {
 }
 
 /// Absolute relative errors, percent.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FitError {
     /// Mean.
@@ -106,17 +123,38 @@ pub struct FitError {
     pub max: f64,
 }
 
-/// What of a model decides its memory.
+/// What of a model decides its memory and the shapes of its matrices.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Model {
-    model: String,
-    weights_bytes: u64,
-    layers: u64,
-    kv_heads: u64,
-    head_dim: u64,
-    kv_bytes_per_value: u64,
-    max_model_len: u32,
+pub struct Model {
+    /// Name of the model.
+    pub model: String,
+    /// All weights, whatever the number of GPUs.
+    pub weights_bytes: u64,
+    /// Transformer layers.
+    pub layers: u64,
+    /// Width of the residual stream.
+    pub hidden_size: u64,
+    /// Query heads.
+    pub heads: u64,
+    /// Key and value heads.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Width of the feed-forward layer, or of one expert's.
+    pub intermediate_size: u64,
+    /// Rows of the output matrix.
+    pub vocab_size: u64,
+    /// Experts of a layer; 0 of a dense model.
+    #[serde(default)]
+    pub experts: u64,
+    /// Experts that a token passes through.
+    #[serde(default)]
+    pub experts_per_token: u64,
+    /// Bytes of a value in the KV cache.
+    pub kv_bytes_per_value: u64,
+    /// Longest context.
+    pub max_model_len: u32,
 }
 
 #[derive(Deserialize)]
@@ -142,8 +180,8 @@ pub enum CatalogError {
     },
     /// The weights leave no room for a KV cache.
     #[error(
-        "{model} does not fit on one {gpu}: weights and overhead take {needed_gb:.1} GB of {usable_gb:.1} GB \
-         (92 % of memory); choose a larger GPU or a smaller model"
+        "{model} does not fit on {gpu}: weights and overhead take {needed_gb:.1} GB a GPU of {usable_gb:.1} GB \
+         (92 % of memory); choose larger GPUs, more of them (h100x4 is four), or a smaller model"
     )]
     DoesNotFit {
         /// The GPU.
@@ -156,14 +194,24 @@ pub enum CatalogError {
         usable_gb: f64,
     },
     /// The GPU is known, the model is known, but nobody measured the two together.
-    #[error("no step times for {model} on {gpu}; the profile has {known}")]
+    #[error("no step times for {model} on {gpu}; known are {known}")]
     NoStepTimes {
         /// The GPU.
         gpu: String,
         /// The model.
         model: String,
-        /// Models it has.
+        /// What the GPU has step times for.
         known: String,
+    },
+    /// Heads cannot be cut.
+    #[error("{model} cannot be spread over {gpus} GPUs: it has {heads} heads; choose a divisor")]
+    CannotSplit {
+        /// The model.
+        model: String,
+        /// How many GPUs.
+        gpus: u32,
+        /// Its query heads.
+        heads: u64,
     },
 }
 
@@ -188,6 +236,15 @@ pub enum ProfileError {
 /// Names of the GPUs.
 pub fn gpus() -> Vec<String> {
     profiles().into_iter().map(|profile| profile.gpu).collect()
+}
+
+/// A model's shape.
+///
+/// # Errors
+/// When the model is unknown.
+pub fn model(name: &str) -> Result<Model, CatalogError> {
+    let known = model_table().into_iter().find(|known| known.model == name);
+    known.ok_or_else(|| CatalogError::UnknownModel { model: name.to_owned() })
 }
 
 /// Names of the models.
@@ -218,15 +275,21 @@ pub fn instance(gpu: &str, model: &str, name: String) -> Result<InstanceConfig, 
     Ok(profile.on(model)?.instance(&profile, engine, name))
 }
 
-/// The profile of a GPU.
+/// The profile of one instance's GPUs as people write them: `h100`, or `h100x4` for four of them.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such GPU.
 pub fn profile(gpu: &str) -> Result<GpuProfile, CatalogError> {
-    profiles()
-        .into_iter()
-        .find(|profile| profile.gpu == gpu)
-        .ok_or_else(|| CatalogError::UnknownGpu { gpu: gpu.to_owned() })
+    let find = |name: &str| profiles().into_iter().find(|profile| profile.gpu == name);
+    // A whole name first: `rtx4090` is not 4090 of a GPU called `rt`.
+    if let Some(profile) = find(gpu) {
+        return Ok(profile);
+    }
+    let several = gpu.rsplit_once('x').and_then(|(name, gpus)| {
+        let gpus = gpus.parse().ok().filter(|gpus| (2..=64).contains(gpus))?;
+        Some(find(name)?.with_gpus(gpus))
+    });
+    several.ok_or_else(|| CatalogError::UnknownGpu { gpu: gpu.to_owned() })
 }
 
 impl GpuProfile {
@@ -237,7 +300,7 @@ impl GpuProfile {
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
         let profile: Self = toml::from_str(text)?;
         for on_gpu in &profile.models {
-            on_gpu.step_time.check().map_err(|(name, value)| {
+            on_gpu.check().map_err(|(name, value)| {
                 let model = on_gpu.model.clone();
                 ProfileError::Coefficient { model, name, value }
             })?;
@@ -245,13 +308,28 @@ impl GpuProfile {
         Ok(profile)
     }
 
-    /// What it knows of a model.
+    /// Of an instance on several of these GPUs, tensor parallel.
+    #[must_use]
+    pub fn with_gpus(mut self, gpus: u32) -> Self {
+        self.gpu = instance_name(&self.gpu, gpus);
+        self.gpus = gpus;
+        self
+    }
+
+    /// What it knows of a model on this number of GPUs.
     ///
     /// # Errors
     /// When it knows nothing of it.
     pub fn on(&self, model: &str) -> Result<&ModelOnGpu, CatalogError> {
-        self.models.iter().find(|known| known.model == model).ok_or_else(|| {
-            let known: Vec<&str> = self.models.iter().map(|known| known.model.as_str()).collect();
+        let is_it =
+            |known: &&ModelOnGpu| known.model == model && known.tensor_parallel == self.gpus;
+        self.models.iter().find(is_it).ok_or_else(|| {
+            let suffix = format!("x{}", self.gpus);
+            let one = self.gpu.strip_suffix(&suffix).unwrap_or(&self.gpu);
+            let name = |known: &ModelOnGpu| {
+                format!("{} on {}", known.model, instance_name(one, known.tensor_parallel))
+            };
+            let known: Vec<String> = self.models.iter().map(name).collect();
             CatalogError::NoStepTimes {
                 gpu: self.gpu.clone(),
                 model: model.to_owned(),
@@ -265,15 +343,34 @@ impl GpuProfile {
     /// # Errors
     /// When the model is unknown or does not fit.
     pub fn default_engine(&self, model: &str) -> Result<EngineConfig, CatalogError> {
-        let model = model_table()
-            .into_iter()
-            .find(|known| known.model == model)
-            .ok_or_else(|| CatalogError::UnknownModel { model: model.to_owned() })?;
-        engine_config(self, &model)
+        engine_config(self, &self::model(model)?)
     }
 }
 
+/// `h100`, or `h100x4` for four of them.
+fn instance_name(gpu: &str, gpus: u32) -> String {
+    if gpus == 1 { gpu.to_owned() } else { format!("{gpu}x{gpus}") }
+}
+
 impl ModelOnGpu {
+    /// Checks that the law is a time.
+    ///
+    /// # Errors
+    /// The name of the first number that is wrong, and its value.
+    pub fn check(&self) -> Result<(), (&'static str, f64)> {
+        self.step_time.check()?;
+        if self.tensor_parallel == 0 {
+            return Err(("tensor_parallel", 0.0));
+        }
+        let points = &self.linear_ms_by_tokens;
+        if let Some(pair) = points.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
+            return Err(("linear_ms_by_tokens", f64::from(pair[1].0)));
+        }
+        let is_time = |ms: f64| (1e-6..1e6).contains(&ms);
+        let wrong = points.iter().find(|(_, ms)| !is_time(*ms));
+        wrong.map_or(Ok(()), |(_, ms)| Err(("linear_ms_by_tokens", *ms)))
+    }
+
     /// An instance with these engine settings.
     pub fn instance(
         &self,
@@ -281,38 +378,56 @@ impl ModelOnGpu {
         engine: EngineConfig,
         name: String,
     ) -> InstanceConfig {
-        let law = GpuStepTime::new(&self.step_time, engine.max_num_batched_tokens);
+        let tokens = engine.max_num_batched_tokens;
+        let law = GpuStepTime::new(&self.step_time, &self.linear_ms_by_tokens, tokens);
         let step_time = StepTime::Gpu(Arc::new(law));
         InstanceConfig { name, gpu: profile.gpu.clone(), engine, step_time }
     }
 }
 
 impl MeasuredEngine {
+    /// These settings, and where there are none those of `other`.
+    #[must_use]
+    pub fn over(self, other: Self) -> Self {
+        Self {
+            num_blocks: self.num_blocks.or(other.num_blocks),
+            max_num_batched_tokens: self.max_num_batched_tokens.or(other.max_num_batched_tokens),
+            max_num_seqs: self.max_num_seqs.or(other.max_num_seqs),
+            async_scheduling: self.async_scheduling.or(other.async_scheduling),
+        }
+    }
+
     /// `engine` with these settings in place of its own. A smaller cache shortens the model length to
     /// what fits, as `--max-model-len auto` does.
-    #[expect(clippy::needless_pass_by_value, reason = "the caller's settings become the result")]
-    pub fn apply(self, engine: EngineConfig) -> EngineConfig {
-        let num_blocks = self.num_blocks.unwrap_or(engine.num_blocks);
-        let longest = num_blocks.saturating_sub(1).saturating_mul(engine.block_size);
-        EngineConfig {
-            num_blocks,
-            max_model_len: engine.max_model_len.min(longest),
-            max_num_batched_tokens: self
-                .max_num_batched_tokens
-                .unwrap_or(engine.max_num_batched_tokens),
-            max_num_seqs: self.max_num_seqs.unwrap_or(engine.max_num_seqs),
-            async_scheduling: self.async_scheduling.unwrap_or(engine.async_scheduling),
-            ..engine
-        }
+    pub fn apply(self, mut engine: EngineConfig) -> EngineConfig {
+        engine.num_blocks = self.num_blocks.unwrap_or(engine.num_blocks);
+        let longest = engine.num_blocks.saturating_sub(1).saturating_mul(engine.block_size);
+        engine.max_model_len = engine.max_model_len.min(longest);
+        let tokens = self.max_num_batched_tokens.unwrap_or(engine.max_num_batched_tokens);
+        engine.max_num_batched_tokens = tokens;
+        engine.max_num_seqs = self.max_num_seqs.unwrap_or(engine.max_num_seqs);
+        engine.async_scheduling = self.async_scheduling.unwrap_or(engine.async_scheduling);
+        engine
     }
 }
 
-/// vLLM's defaults: `determine_available_memory`, `get_kv_cache_configs` and `get_batch_defaults`.
+/// vLLM's defaults: `determine_available_memory`, `get_kv_cache_configs` and `get_batch_defaults`. Every
+/// GPU holds its part of the weights and of the KV heads, so one of them stands for all.
 fn engine_config(profile: &GpuProfile, model: &Model) -> Result<EngineConfig, CatalogError> {
+    let gpus = u64::from(profile.gpus);
+    if !model.heads.is_multiple_of(gpus) {
+        return Err(CatalogError::CannotSplit {
+            model: model.model.clone(),
+            gpus: profile.gpus,
+            heads: model.heads,
+        });
+    }
     let usable_bytes = (profile.memory_bytes as f64 * GPU_MEMORY_UTILIZATION).ceil() as u64;
-    let needed_bytes = model.weights_bytes + OVERHEAD_BYTES;
+    let needed_bytes = model.weights_bytes.div_ceil(gpus) + OVERHEAD_BYTES;
     let block_size = EngineConfig::new(2, 1).block_size;
-    let values_per_token = 2 * model.layers * model.kv_heads * model.head_dim;
+    // With more GPUs than KV heads, heads are copied.
+    let kv_heads = model.kv_heads.div_ceil(gpus);
+    let values_per_token = 2 * model.layers * kv_heads * model.head_dim;
     let block_bytes = values_per_token * model.kv_bytes_per_value * u64::from(block_size);
     let num_blocks = usable_bytes.saturating_sub(needed_bytes) / block_bytes;
     // The null block and one to work with.
@@ -353,8 +468,10 @@ mod tests {
     fn every_profile_starts_an_engine_that_vllm_would_start() {
         for profile in profiles() {
             for on_gpu in &profile.models {
-                on_gpu.step_time.check().unwrap();
-                let instance = instance(&profile.gpu, &on_gpu.model, "x".to_owned()).unwrap();
+                on_gpu.check().unwrap();
+                let gpu = instance_name(&profile.gpu, on_gpu.tensor_parallel);
+                let instance = instance(&gpu, &on_gpu.model, "x".to_owned()).unwrap();
+                assert_eq!(instance.gpu, gpu);
                 instance.engine.validate().unwrap();
             }
         }
@@ -382,8 +499,8 @@ mod tests {
         );
         assert_eq!(
             message("l4", "llama-3.1-70b"),
-            "llama-3.1-70b does not fit on one l4: weights and overhead take 142.4 GB of 21.8 GB \
-             (92 % of memory); choose a larger GPU or a smaller model"
+            "llama-3.1-70b does not fit on l4: weights and overhead take 142.4 GB a GPU of 21.8 GB \
+             (92 % of memory); choose larger GPUs, more of them (h100x4 is four), or a smaller model"
         );
         assert!(
             message("l4", "gpt-5").starts_with("unknown model `gpt-5`; known are llama-3.1-8b")

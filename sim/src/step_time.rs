@@ -115,7 +115,7 @@ impl RecordedStepTime {
     }
 }
 
-/// The hinge law of a GPU profile, ready for use:
+/// The law of a GPU profile, ready for use:
 /// `t = h(T) + c * pairs + d * B + e * C * (m if any prefill else 1)`, where
 /// `h(T) = host + t0 + (w^p + (b T)^p)^(1/p)` blends reading the weights (memory bound) with multiplying
 /// by them (compute bound) over T = prefill tokens + decode requests; pairs are (query, key) pairs of
@@ -157,16 +157,23 @@ pub struct HingeCoefficients {
 
 impl GpuStepTime {
     /// The law for steps of up to `max_tokens` tokens. The coefficients have passed
-    /// [`HingeCoefficients::check`].
-    pub fn new(coefficients: &HingeCoefficients, max_tokens: u32) -> Self {
+    /// [`HingeCoefficients::check`]. `linear_ms`, if it has points, is the time of the linear layers by
+    /// tokens, in place of the hinge.
+    pub fn new(
+        coefficients: &HingeCoefficients,
+        linear_ms: &[(u32, f64)],
+        max_tokens: u32,
+    ) -> Self {
         let k = coefficients;
         assert!(k.check().is_ok(), "callers check coefficients where they read them");
         let linear_ps = (0..=max_tokens)
             .map(|tokens| {
-                let compute_ms = k.b_us_per_token * f64::from(tokens) / 1e3;
-                let hinge_ms =
-                    libm::pow(libm::pow(k.w_ms, k.p) + libm::pow(compute_ms, k.p), 1.0 / k.p);
-                round((k.host_ms + k.t0_ms + hinge_ms) * 1e9)
+                let tokens_ms = if linear_ms.is_empty() {
+                    k.hinge_ms(f64::from(tokens))
+                } else {
+                    interpolate(linear_ms, tokens)
+                };
+                round((k.host_ms + k.t0_ms + tokens_ms) * 1e9)
             })
             .collect();
         Self {
@@ -193,7 +200,25 @@ impl GpuStepTime {
     }
 }
 
+/// Between the two points around `tokens`; level before the first, with the last slope after the last.
+fn interpolate(points: &[(u32, f64)], tokens: u32) -> f64 {
+    let above = points.partition_point(|point| point.0 <= tokens);
+    if above == 0 || points.len() == 1 {
+        return points[0].1;
+    }
+    let above = above.min(points.len() - 1);
+    let ((from, low), (to, high)) = (points[above - 1], points[above]);
+    low + (high - low) * f64::from(tokens - from) / f64::from(to - from)
+}
+
 impl HingeCoefficients {
+    /// Reading the weights or multiplying by them, with a knee between the two.
+    fn hinge_ms(&self, tokens: f64) -> f64 {
+        let compute_ms = self.b_us_per_token * tokens / 1e3;
+        let powers = libm::pow(self.w_ms, self.p) + libm::pow(compute_ms, self.p);
+        libm::pow(powers, 1.0 / self.p)
+    }
+
     /// Checks that the law is a time: finite, not negative, some weight to read.
     ///
     /// # Errors
@@ -233,6 +258,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_table_takes_the_place_of_the_hinge() {
+        let points = [(1, 10.0), (100, 20.0), (200, 40.0)];
+        for (tokens, ms) in [(0, 10.0), (1, 10.0), (150, 30.0), (200, 40.0), (300, 60.0)] {
+            assert!((interpolate(&points, tokens) - ms).abs() < 1e-12, "{tokens}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lodestar_router::{PolicyConfig, RouterConfig, Time};
+use lodestar_router::{Duration, PolicyConfig, RouterConfig, Time};
 use lodestar_sim::content::PromptKeys;
 use lodestar_sim::engine::{
     Engine, EngineConfig, EngineEvent, NewRequest, Progress, SchedulingPolicy,
@@ -13,6 +13,8 @@ use lodestar_sim::{ClusterConfig, InstanceConfig, Outcome, Stuck, simulate};
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use proptest::prelude::*;
 
+/// About two steps.
+const STEP: Duration = Duration::from_millis(16);
 const STEP_TIME: HingeCoefficients = HingeCoefficients {
     host_ms: 1.0,
     t0_ms: 0.5,
@@ -26,7 +28,7 @@ const STEP_TIME: HingeCoefficients = HingeCoefficients {
 };
 
 fn step_time(max_tokens: u32) -> StepTime {
-    StepTime::Gpu(Arc::new(GpuStepTime::new(&STEP_TIME, max_tokens)))
+    StepTime::Gpu(Arc::new(GpuStepTime::new(&STEP_TIME, &[], max_tokens)))
 }
 
 prop_compose! {
@@ -250,4 +252,27 @@ fn small_cluster() -> ClusterConfig {
         engine,
         step_time,
     }])
+}
+
+/// A request too large to be admitted quotes the answer that another one is still generating: with every
+/// block of that answer it needs one block less, and there is a step at which it fits.
+#[test]
+fn a_blocked_request_is_admitted_when_a_running_one_spells_its_prompt() {
+    let mut requests = trace(&[(0, 12, 96, 0, 0), (1, 20, 100, 0, 0), (0, 12, 5, 103_000, 0)]);
+    let quote = Span { source: Source::Output(0), start: 0, tokens: 96 };
+    let own = Span { source: Source::Private(9), start: 0, tokens: 16 };
+    requests[2].prompt = requests[0].prompt.iter().copied().chain([quote, own]).collect();
+    let mut cluster = small_cluster();
+    cluster.instances[0].engine =
+        EngineConfig { async_scheduling: false, ..EngineConfig::new(14, 208) };
+    let run = |step_by_step| {
+        let cluster = ClusterConfig { step_by_step, ..cluster.clone() };
+        simulate(&cluster, &requests, round_robin(), 1, &mut |_| {}).unwrap()
+    };
+    let output = run(false);
+    let (first, last) = (&output.requests[0], &output.requests[2]);
+    assert!(last.scheduled.unwrap() > last.queued.unwrap() + STEP, "it had to wait");
+    assert!(last.scheduled.unwrap() < first.ended, "but not for the other one's end");
+    assert_eq!(last.cached_tokens, 48, "a block of the answer was there by then");
+    assert_eq!(run(true), output);
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use lodestar_plots::{TraceInfoFigure, replay_figures, trace_figure};
+use lodestar_plots::{
+    CalibrationFigure, CalibrationPoint, TraceInfoFigure, calibration_figure, replay_figures,
+    trace_figure,
+};
 use lodestar_router::PolicyConfig;
 use lodestar_scenarios::{Replay, Results, Workload};
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
@@ -132,4 +135,25 @@ fn a_folder_that_cannot_be_written_is_named() {
     fs::write(&file, "").unwrap();
     let error = replay_figures(&results(), &file).unwrap_err().to_string();
     assert!(error.starts_with("cannot write the figure"), "{error}");
+}
+
+#[test]
+fn the_figure_of_a_calibration() {
+    let point = |n: u32| CalibrationPoint {
+        tokens: f64::from(n),
+        measured_ms: f64::from(n + 10),
+        predicted_ms: f64::from(n + 10) * (1.0 + f64::from(n % 7) / 100.0),
+        has_prefill: n.is_multiple_of(2),
+        has_decode: n.is_multiple_of(3) || !n.is_multiple_of(2),
+        is_outlier: n.is_multiple_of(50),
+    };
+    let figure = CalibrationFigure {
+        title: "Step times of a model on h100x4".to_owned(),
+        subtitle: "a test".to_owned(),
+        points: (1..500).map(point).collect(),
+    };
+    let folder = tempdir().unwrap();
+    calibration_figure(&figure, &folder.path().join("fit")).unwrap();
+    let texts = ["h100x4", "Residuals", "Fitted against measured", "mixed", "set aside"];
+    check_figure(&files_of(folder.path()), "fit", &texts);
 }

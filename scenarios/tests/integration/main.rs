@@ -3,4 +3,5 @@
 mod damage;
 mod determinism;
 mod fixtures;
+mod measured_logs;
 mod replacement;

@@ -1,0 +1,253 @@
+//! `lodestar validate`: a measured log beside its simulation.
+
+use std::fs;
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{ArgAction, Args};
+use flate2::read::MultiGzDecoder;
+use lodestar_plots::{ValidationFigure, ValidationPoint};
+use lodestar_scenarios::Fleet;
+use lodestar_scenarios::validate::{
+    Assessment, ErrorStatistics, LogFleet, MeasuredLog, Overhead, Pair, Prompts, Validation, assess,
+};
+use lodestar_sim::catalog::{self, GpuProfile, MeasuredEngine};
+use lodestar_traces::{ReadOptions, read_all};
+
+/// Replay a measured log through the simulator, request by request where it was served, and compare
+#[derive(Args, Debug)]
+pub(crate) struct ValidateArgs {
+    /// The log: CSV or JSON lines, plain or gzipped (docs/formats.md)
+    #[arg(long, value_name = "FILE")]
+    log: PathBuf,
+    /// GPU of every instance: a name in the catalog, or a profile's file (docs/profiles.md)
+    #[arg(long, value_name = "P", required_unless_present = "fleet", conflicts_with = "fleet")]
+    profile: Option<String>,
+    /// Instances by GPU, such as a100:4,l20:2; the log names them by number or as a100-0
+    #[arg(long)]
+    fleet: Option<String>,
+    /// The model that every instance served
+    #[arg(long, default_value = "llama-3.1-8b")]
+    model: String,
+    /// Time outside engine and API server, ms a request [default: estimated from the log]
+    #[arg(long, value_name = "MS")]
+    overhead_ms: Option<f64>,
+    /// A trace with the same requests in the same order, for what their prompts say [default: inferred
+    /// from the log's cached tokens]
+    #[arg(long, value_name = "TRACE")]
+    prompts: Option<PathBuf>,
+    /// Where to draw measured against simulated, as STEM.svg and STEM.png
+    #[arg(long, value_name = "STEM", default_value = "validation")]
+    plot: PathBuf,
+    /// Draw nothing
+    #[arg(long, conflicts_with = "plot")]
+    no_plot: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
+}
+
+/// What to assume of the engines that served the log, where the profile does not say.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(
+    next_help_heading = "Engine settings [default: those that the profile was measured with]"
+)]
+pub(crate) struct EngineFlags {
+    /// KV cache blocks of an instance
+    #[arg(long, value_name = "N")]
+    num_blocks: Option<u32>,
+    /// Token budget of a step
+    #[arg(long, value_name = "N")]
+    max_num_batched_tokens: Option<u32>,
+    /// Most running requests
+    #[arg(long, value_name = "N")]
+    max_num_seqs: Option<u32>,
+    /// Whether step k+1 is scheduled while step k runs
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    async_scheduling: Option<bool>,
+}
+
+pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
+    let overhead = match args.overhead_ms {
+        Some(ms) if !(0.0..1e9).contains(&ms) => {
+            bail!("--overhead-ms {ms} is not a time; give milliseconds, 0 or more")
+        }
+        Some(ms) => Overhead::Given(ms),
+        None => Overhead::Estimated,
+    };
+    let log = read_log(&args.log)?;
+    let fleet = fleet(args, &log).with_context(|| args.log.display().to_string())?;
+    let prompts = args.prompts.as_ref().map(|trace| read_prompts(trace, &log)).transpose()?;
+    let assessment = assess(&log, prompts.as_ref(), &fleet, overhead)?;
+    if !args.no_plot {
+        let figure = ValidationFigure {
+            title: "Measured against simulated latency".to_owned(),
+            subtitle: subtitle(args, &log),
+            points: points(&assessment.best().pairs),
+        };
+        lodestar_plots::validation_figure(&figure, &args.plot)?;
+    }
+    print(args, &log, &assessment).context("cannot write to stdout")
+}
+
+/// A log, with its notes told.
+pub(crate) fn read_log(path: &Path) -> anyhow::Result<MeasuredLog> {
+    let mut bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut plain = Vec::new();
+        MultiGzDecoder::new(&bytes[..])
+            .read_to_end(&mut plain)
+            .with_context(|| format!("{}: damaged gzip", path.display()))?;
+        bytes = plain;
+    }
+    let log = MeasuredLog::parse(&bytes).with_context(|| path.display().to_string())?;
+    for note in &log.notes {
+        writeln!(io::stderr(), "note: {}: {note}", path.display())?;
+    }
+    Ok(log)
+}
+
+/// A profile of the catalog, or of a file.
+pub(crate) fn read_profile(name: &str) -> anyhow::Result<GpuProfile> {
+    let path = Path::new(name);
+    if path.extension().is_none_or(|extension| extension != "toml") {
+        return Ok(catalog::profile(name)?);
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    GpuProfile::parse(&text).with_context(|| name.to_owned())
+}
+
+/// What a figure shows of requests.
+pub(crate) fn points(pairs: &[Pair]) -> Vec<ValidationPoint> {
+    let point = |pair: &Pair| ValidationPoint {
+        prompt_tokens: pair.prompt_tokens,
+        ttft_ms: pair.ttft_ms,
+        e2e_ms: pair.e2e_ms,
+    };
+    pairs.iter().map(point).collect()
+}
+
+impl EngineFlags {
+    pub(crate) fn settings(self) -> MeasuredEngine {
+        MeasuredEngine {
+            num_blocks: self.num_blocks,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_num_seqs: self.max_num_seqs,
+            async_scheduling: self.async_scheduling,
+        }
+    }
+}
+
+fn fleet(args: &ValidateArgs, log: &MeasuredLog) -> anyhow::Result<LogFleet> {
+    let settings = args.engine.settings();
+    match (&args.fleet, &args.profile) {
+        (Some(fleet), _) => {
+            let fleet: Fleet = fleet.parse()?;
+            Ok(LogFleet::of_fleet(log, &fleet, &args.model, settings)?)
+        }
+        (None, Some(profile)) => {
+            let profile = read_profile(profile)?;
+            Ok(LogFleet::of_profile(log, &profile, &args.model, settings)?)
+        }
+        (None, None) => unreachable!("clap requires one of the two"),
+    }
+}
+
+fn read_prompts(path: &Path, log: &MeasuredLog) -> anyhow::Result<Prompts> {
+    let trace = read_all(path, &ReadOptions::default())?.requests;
+    let shown = path.display();
+    if trace.len() != log.requests.len() {
+        let (ours, theirs) = (trace.len(), log.requests.len());
+        bail!("{shown} has {ours} requests and the log {theirs}; give the trace that was replayed");
+    }
+    for (request, measured) in trace.iter().zip(&log.requests) {
+        let (ours, theirs) = (request.prompt_tokens(), measured.prompt_tokens);
+        if ours != theirs {
+            let row = measured.row;
+            bail!(
+                "row {row}: the prompt has {theirs} tokens in the log and {ours} in {shown}; give the trace \
+                 that was replayed"
+            );
+        }
+    }
+    let prompts = trace.into_iter().map(|request| request.prompt).collect();
+    Ok(Prompts { prompts, primers: Vec::new() })
+}
+
+fn subtitle(args: &ValidateArgs, log: &MeasuredLog) -> String {
+    let name = args.log.file_name().unwrap_or(args.log.as_os_str()).to_string_lossy();
+    let served_by = args.profile.as_ref().or(args.fleet.as_ref()).map_or("", String::as_str);
+    let (requests, instances) = (log.requests.len(), log.instances.len());
+    format!("{name}: {requests} requests on {instances} instances, simulated as {served_by}")
+}
+
+fn print(args: &ValidateArgs, log: &MeasuredLog, assessment: &Assessment) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", subtitle(args, log))?;
+    match &assessment.corrected {
+        None => write_errors(&mut out, &assessment.as_logged)?,
+        Some(corrected) => {
+            writeln!(out, "\nwith the cached tokens that the log claims")?;
+            write_errors(&mut out, &assessment.as_logged)?;
+            let rows = corrected.rows.len();
+            writeln!(
+                out,
+                "\n{rows} rows were answered sooner than an idle instance could with what the log says \
+                 was\ncached; with the least cached tokens that explain them, predicting all other rows"
+            )?;
+            let unseen = corrected.unseen();
+            if !unseen.pairs.is_empty() {
+                write_errors(&mut out, &unseen)?;
+            }
+            writeln!(out, "\nthe same, of all rows")?;
+            write_errors(&mut out, &corrected.validation)?;
+        }
+    }
+    let best = assessment.best();
+    let how = if args.overhead_ms.is_some() { "as given" } else { "estimated from the log" };
+    writeln!(
+        out,
+        "\noverhead     {:.1} ms a request outside the engines, {how}",
+        best.overhead_ms
+    )?;
+    let (ours, theirs) = (100.0 * best.hit_ratio, 100.0 * assessment.as_logged.logged_hit_ratio);
+    writeln!(out, "prefix hits  {ours:.1} % of prompt tokens simulated, {theirs:.1} % in the log")?;
+    writeln!(out, "preemptions  {} simulated", best.preemptions)?;
+    if best.refused > 0 {
+        writeln!(out, "refused      {} prompts do not fit the simulated engines", best.refused)?;
+    }
+    if !args.no_plot {
+        let stem = args.plot.display();
+        writeln!(out, "figure       {stem}.svg, {stem}.png")?;
+    }
+    Ok(())
+}
+
+/// The table of errors of each latency.
+pub(crate) fn write_errors(out: &mut impl Write, validation: &Validation) -> io::Result<()> {
+    let header = ["measured", "simulated", "bias", "R2", "corr", "median err", "p95 err"];
+    write!(out, "{:<6}", "")?;
+    for name in header {
+        write!(out, "{name:>13}")?;
+    }
+    writeln!(out)?;
+    write_row(out, "TTFT", &validation.ttft())?;
+    if let Some(tpot) = validation.tpot() {
+        write_row(out, "TPOT", &tpot)?;
+    }
+    write_row(out, "E2E", &validation.e2e())
+}
+
+fn write_row(out: &mut impl Write, name: &str, errors: &ErrorStatistics) -> io::Result<()> {
+    writeln!(
+        out,
+        "{name:<6}{:>10.1} ms{:>10.1} ms{:>11.1} %{:>13.3}{:>13.3}{:>11.1} %{:>11.1} %",
+        errors.measured_mean_ms,
+        errors.simulated_mean_ms,
+        100.0 * errors.mean_bias(),
+        errors.r2,
+        errors.correlation,
+        100.0 * errors.median_error,
+        100.0 * errors.p95_error
+    )
+}
