@@ -11,6 +11,7 @@ pub mod content;
 pub mod engine;
 pub mod golden;
 mod record;
+mod sharing;
 pub mod step_time;
 
 pub use self::cluster::{

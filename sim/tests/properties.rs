@@ -145,6 +145,7 @@ proptest! {
                     engine.add(Time::from_nanos(ns), NewRequest {
                         handle: at as u32,
                         prompt,
+                        shared_tokens: u32::MAX,
                         max_tokens: requests[at].output_tokens,
                         output: Source::Output(requests[at].id),
                         priority: requests[at].priority,

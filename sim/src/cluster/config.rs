@@ -33,7 +33,8 @@ pub struct ClusterConfig {
     pub scrape_interval: Duration,
     /// Length of an interval of the per-instance time series.
     pub record_interval: Duration,
-    /// Go through decode phases step by step: slower, with the same results. For tests and benchmarks.
+    /// Go through decode phases step by step, and index every block: slower, with the same results. For
+    /// tests and benchmarks.
     pub step_by_step: bool,
 }
 

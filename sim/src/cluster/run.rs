@@ -15,6 +15,7 @@ use super::timeline::Timeline;
 use crate::content::PromptKeys;
 use crate::engine::{Engine, EngineEvent, NewRequest};
 use crate::record::{IntervalRecord, Outcome, RequestRecord};
+use crate::sharing::shared_tokens;
 
 /// Steps of one engine without an output token after which a run is given up. A prompt of a million
 /// tokens takes a thousand.
@@ -110,6 +111,8 @@ struct Run<'a> {
     now: Time,
     /// Requests that have not ended.
     unfinished: u64,
+    /// By request, how much content it may share with another.
+    shared_tokens: Vec<u32>,
     /// Closed-loop requests by the request they wait for.
     children: HashMap<u64, Vec<RequestIndex>, FxBuildHasher>,
     /// By request; `None` until the request reaches the router.
@@ -146,6 +149,8 @@ impl<'a> Run<'a> {
             }
             Arrival::After { .. } => None,
         });
+        let content =
+            requests.iter().map(|request| (request.prompt.as_slice(), Source::Output(request.id)));
         let mut run = Self {
             config,
             requests,
@@ -158,6 +163,11 @@ impl<'a> Run<'a> {
             queue: EventQueue::new(open_loop),
             now: Time::ZERO,
             unfinished: requests.len() as u64,
+            shared_tokens: if config.step_by_step {
+                vec![u32::MAX; requests.len()]
+            } else {
+                shared_tokens(content)
+            },
             children: HashMap::default(),
             records: vec![None; requests.len()],
             in_transit: HashMap::default(),
@@ -334,6 +344,7 @@ impl<'a> Run<'a> {
             NewRequest {
                 handle: index,
                 prompt,
+                shared_tokens: self.shared_tokens[index as usize],
                 max_tokens: request.output_tokens,
                 output: Source::Output(request.id),
                 priority: request.priority,

@@ -20,6 +20,8 @@ type Slot = u32;
 const SENTINEL: Slot = 0;
 const NEVER_USED: Slot = 1;
 const NO_SLOT: Slot = 0;
+/// In [`Block::duplicate`] of a block that has a key and is not in the index.
+const UNLISTED: Slot = Slot::MAX;
 
 /// A block hash as it is stored: never zero, so that an optional one takes no more room.
 type Key = NonZeroU64;
@@ -31,7 +33,7 @@ struct Block {
     /// Neighbours in the free queue, while in it.
     previous: Slot,
     next: Slot,
-    /// Next younger block under the same key.
+    /// Next younger block under the same key, or [`UNLISTED`].
     duplicate: Slot,
 }
 
@@ -46,6 +48,8 @@ pub(crate) struct BlockPool {
     blocks: Vec<Block>,
     /// Oldest block under each key; younger ones hang on it through [`Block::duplicate`].
     index: BlockIndex,
+    /// Blocks with a key that are not in the index.
+    unlisted: usize,
     /// Counts whatever can let a request in that did not fit before: blocks freed, keys registered.
     gains: u64,
 }
@@ -61,6 +65,7 @@ impl BlockPool {
             never_used: 1,
             blocks: vec![sentinel, never_used],
             index: BlockIndex::default(),
+            unlisted: 0,
             gains: 0,
         }
     }
@@ -80,9 +85,9 @@ impl BlockPool {
         self.num_blocks - 1
     }
 
-    /// Distinct keys in the index.
+    /// Distinct keys of all blocks.
     pub(crate) fn cached_keys(&self) -> usize {
-        self.index.len()
+        self.index.len() + self.unlisted
     }
 
     pub(crate) fn is_referenced(&self, block: BlockId) -> bool {
@@ -167,10 +172,28 @@ impl BlockPool {
 
     /// Records that `block` caches `key`. Equal content in two blocks stays in two blocks.
     pub(crate) fn register(&mut self, block: BlockId, key: BlockHash) {
-        let (slot, key) = (slot(block), stored(key));
-        assert!(self.blocks[slot as usize].key.is_none(), "a block is registered once");
+        self.register_unlisted(block, key);
+        self.list(block);
+    }
+
+    /// The same for content that nobody will look for unless it is listed later. As long as it is not, no
+    /// other block may have this key.
+    pub(crate) fn register_unlisted(&mut self, block: BlockId, key: BlockHash) {
+        let block = &mut self.blocks[slot(block) as usize];
+        assert!(block.key.is_none(), "a block is registered once");
+        block.key = Some(stored(key));
+        block.duplicate = UNLISTED;
+        self.unlisted += 1;
+    }
+
+    /// Makes a registered block findable, if it is not.
+    pub(crate) fn list(&mut self, block: BlockId) {
+        let slot = slot(block);
+        let Block { key: Some(key), duplicate: UNLISTED, .. } = self.blocks[slot as usize] else {
+            return;
+        };
         self.gains += 1;
-        self.blocks[slot as usize].key = Some(key);
+        self.unlisted -= 1;
         self.blocks[slot as usize].duplicate = NO_SLOT;
         let Self { index, blocks, .. } = self;
         let key_of = |slot: Slot| {
@@ -205,6 +228,10 @@ impl BlockPool {
     /// Removes `slot`, whose key was `key`, from the blocks under that key.
     fn forget(&mut self, key: Key, slot: Slot) {
         let younger = self.blocks[slot as usize].duplicate;
+        if younger == UNLISTED {
+            self.unlisted -= 1;
+            return;
+        }
         if self.index.replace(hash_of(key), slot, younger) {
             return;
         }

@@ -54,7 +54,8 @@ impl KvCacheManager {
             return 0;
         }
         let usable = ((request.tokens() - 1) / self.block_size) as usize;
-        for &key in &request.keys[..usable] {
+        let findable = usable.min(request.shared_blocks as usize);
+        for &key in &request.keys[..findable] {
             let Some(block) = self.pool.cached(key) else { break };
             self.hits.push(block);
         }
@@ -125,9 +126,23 @@ impl KvCacheManager {
         }
         let full = tokens / self.block_size;
         for at in request.cached_blocks..full {
-            self.pool.register(request.blocks[at as usize], request.keys[at as usize]);
+            let (block, key) = (request.blocks[at as usize], request.keys[at as usize]);
+            if at < request.shared_blocks {
+                self.pool.register(block, key);
+            } else {
+                self.pool.register_unlisted(block, key);
+            }
         }
         request.cached_blocks = request.cached_blocks.max(full);
+    }
+
+    /// Returns all blocks of a request that may come back and look for them.
+    pub(crate) fn free_and_list(&mut self, request: &mut Request) {
+        for at in request.shared_blocks..request.cached_blocks {
+            self.pool.list(request.blocks[at as usize]);
+        }
+        request.shared_blocks = u32::MAX;
+        self.free(request);
     }
 
     /// Returns all blocks of a request.

@@ -4,6 +4,7 @@ use lodestar_router::{BlockHash, Time};
 use lodestar_traces::Source;
 
 use super::block_pool::BlockId;
+use super::config::EngineConfig;
 use crate::content::{Chain, PromptKeys};
 
 /// What the front end hands to the engine core.
@@ -13,6 +14,9 @@ pub struct NewRequest {
     pub handle: u32,
     /// The prompt, cut into this engine's blocks.
     pub prompt: PromptKeys,
+    /// Leading tokens, of prompt and answer together, that another request of this engine may have as
+    /// well, now or later; `u32::MAX` when nobody knows.
+    pub shared_tokens: u32,
     /// Output tokens it will generate; clipped to what the model length leaves.
     pub max_tokens: u32,
     /// The name of its answer, by which a later prompt can contain it.
@@ -56,6 +60,8 @@ pub(crate) struct Request {
     pub(crate) stale_tokens: u32,
     pub(crate) preemptions: u32,
     pub(crate) blocks: Vec<BlockId>,
+    /// Leading blocks that another request, or this one after a preemption, may look for.
+    pub(crate) shared_blocks: u32,
     /// Leading blocks that are registered or were hit.
     pub(crate) cached_blocks: u32,
     /// Key of each full block of prompt and output.
@@ -71,8 +77,9 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(new: NewRequest, arrival: Time, max_model_len: u32) -> Self {
+    pub(crate) fn new(new: NewRequest, arrival: Time, config: &EngineConfig) -> Self {
         let NewRequest { prompt, .. } = new;
+        let max_model_len = config.max_model_len;
         assert!(
             0 < prompt.tokens && prompt.tokens < max_model_len,
             "the front end rejects prompts that are empty or not shorter than the model length"
@@ -93,6 +100,10 @@ impl Request {
             stale_tokens: 0,
             preemptions: 0,
             blocks: Vec::new(),
+            shared_blocks: match new.shared_tokens {
+                u32::MAX => u32::MAX,
+                tokens => tokens / config.block_size,
+            },
             cached_blocks: 0,
             keys: prompt.keys,
             chain: prompt.chain,

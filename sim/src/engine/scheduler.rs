@@ -56,7 +56,7 @@ impl Scheduler {
     }
 
     pub(crate) fn add_request(&mut self, new: NewRequest, now: Time) {
-        let request = Request::new(new, now, self.config.max_model_len);
+        let request = Request::new(new, now, &self.config);
         let slot = if let Some(slot) = self.free_slots.pop() {
             self.requests[slot as usize] = request;
             slot
@@ -76,7 +76,8 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         let was_running = request.status == Status::Running;
         request.status = Status::Ended;
-        self.kv.free(request);
+        // Whoever aborted it may send it again.
+        self.kv.free_and_list(request);
         self.remove(slot as Slot, was_running);
         Some(&self.requests[slot])
     }
@@ -204,7 +205,7 @@ impl Scheduler {
         }
         let request = &mut self.requests[slot as usize];
         batch.preempted.push((request.handle, request.computed_tokens));
-        self.kv.free(request);
+        self.kv.free_and_list(request);
         request.status = Status::Preempted;
         request.computed_tokens = 0;
         request.stale_tokens = request.in_flight_tokens;

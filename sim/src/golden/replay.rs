@@ -10,6 +10,7 @@ use super::case::{Case, CaseArrival};
 use super::recording::{RecordedRequest, Recording, Step, free_queue_digest};
 use crate::content::PromptKeys;
 use crate::engine::{Batch, Engine, EngineEvent, NewRequest, Progress, Row, RowKind};
+use crate::sharing::shared_tokens;
 use crate::step_time::StepTime;
 
 /// The replay did what vLLM did, in every step.
@@ -38,7 +39,8 @@ pub struct Difference {
 pub enum Pace {
     /// Every step is made and compared, and the digest over all of them.
     StepByStep,
-    /// Decode phases are skipped over, as simulations do. Every step that is made is compared, in all
+    /// As simulations do: decode phases are skipped over, and blocks that nobody can look for are kept
+    /// out of the engine's index. Every step that is made is compared, in all
     /// fields, at its number in the recording.
     FastForward,
 }
@@ -70,6 +72,8 @@ struct Replay<'a> {
     children: Vec<Vec<usize>>,
     /// Rank of each request's id among all ids.
     ranks: Vec<u32>,
+    /// Of each request, how much content it may share with another.
+    shared_tokens: Vec<u32>,
     requests: Vec<RecordedRequest>,
     pace: Pace,
     /// Steps in flight: the block ids that their rows added.
@@ -107,8 +111,15 @@ impl<'a> Replay<'a> {
             ranks[at] = rank;
         }
         let requests = case.requests.iter().map(|request| unanswered(&request.id)).collect();
+        let content =
+            case.requests.iter().map(|request| (request.prompt.as_slice(), request.output));
+        let shared_tokens = match pace {
+            Pace::StepByStep => vec![u32::MAX; case.requests.len()],
+            Pace::FastForward => shared_tokens(content),
+        };
         Self {
             engine,
+            shared_tokens,
             events,
             children,
             ranks,
@@ -168,6 +179,7 @@ impl<'a> Replay<'a> {
         let new = NewRequest {
             handle,
             prompt,
+            shared_tokens: self.shared_tokens[at],
             max_tokens: request.output_tokens,
             output: request.output,
             priority: request.priority,

@@ -14,6 +14,10 @@ enum Op {
     Take(u32),
     /// A request's next block becomes findable under one of a few keys.
     Register(usize, u64),
+    /// A request's next block caches what nobody else has.
+    RegisterUnlisted(usize),
+    /// All blocks of a request become findable.
+    List(usize),
     /// A new request hits the cached block of a key.
     Hit(u64),
     /// A request gives all its blocks back.
@@ -24,6 +28,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         (0_u32..5).prop_map(Op::Take),
         (any::<usize>(), 1_u64..7).prop_map(|(request, key)| Op::Register(request, key)),
+        any::<usize>().prop_map(Op::RegisterUnlisted),
+        any::<usize>().prop_map(Op::List),
         (1_u64..7).prop_map(Op::Hit),
         any::<usize>().prop_map(Op::Release),
     ]
@@ -95,6 +101,7 @@ proptest! {
         let mut model = Model::new(num_blocks);
         // Block tables of the live requests, with the number of registered blocks of each.
         let mut requests: Vec<(Vec<BlockId>, usize)> = Vec::new();
+        let mut unique_keys = 7..;
         for op in ops {
             match op {
                 Op::Take(count) => {
@@ -113,6 +120,25 @@ proptest! {
                         *registered += 1;
                     }
                 }
+                Op::RegisterUnlisted(request) if !requests.is_empty() => {
+                    let at = request % requests.len();
+                    let (table, registered) = &mut requests[at];
+                    if let Some(&block) = table.get(*registered) {
+                        let key = unique_keys.next().unwrap();
+                        pool.register_unlisted(block, BlockHash(key));
+                        model.register(block, key);
+                        prop_assert_eq!(pool.cached(BlockHash(key)), None);
+                        *registered += 1;
+                    }
+                }
+                Op::List(request) if !requests.is_empty() => {
+                    let (table, registered) = &requests[request % requests.len()];
+                    for block in &table[..*registered] {
+                        pool.list(*block);
+                        let key = model.key_of[block];
+                        prop_assert_eq!(pool.cached(BlockHash(key)), Some(model.index[&key][0]));
+                    }
+                }
                 Op::Hit(key) => {
                     let hit = pool.cached(BlockHash(key));
                     prop_assert_eq!(hit, model.index.get(&key).map(|blocks| blocks[0]));
@@ -127,7 +153,7 @@ proptest! {
                     pool.release(&table);
                     model.release(&table);
                 }
-                Op::Register(..) | Op::Release(_) => {}
+                Op::Register(..) | Op::RegisterUnlisted(_) | Op::List(_) | Op::Release(_) => {}
             }
             prop_assert_eq!(pool.free_queue().collect::<Vec<_>>(), &model.free_queue[..]);
             prop_assert_eq!(pool.free() as usize, model.free_queue.len());
