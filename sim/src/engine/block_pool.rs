@@ -1,11 +1,14 @@
 //! The KV cache blocks of one engine: who holds them, in which order they are reused, and which prefix
 //! each one caches. Mirrors `vllm/v1/core/block_pool.py` and `FreeKVCacheBlockQueue`.
 //!
-//! Not a plain LRU map: the order of vLLM's free queue decides every eviction, so the queue is kept as
-//! vLLM keeps it, node by node. Blocks that were never used stand in the queue as one range, so that an
-//! idle engine costs no memory.
+//! The order of vLLM's free queue decides every eviction, so it is kept to the block. Not as the linked
+//! list that it is in vLLM, though: a list is one wait for memory after the other. Blocks enter vLLM's
+//! queue at its head when they cache nothing, at its tail when they do, and leave it from the middle when
+//! they are hit. So the queue is, from its head, a stack of blocks that cache nothing, the range of blocks
+//! that were never used (which costs no memory), and a ring of the others, in which a block that was hit
+//! leaves a stale entry behind.
 
-use std::num::NonZeroU64;
+use std::collections::VecDeque;
 
 use lodestar_router::BlockHash;
 
@@ -14,27 +17,44 @@ use super::block_index::BlockIndex;
 /// Block 0 is vLLM's null block and is never handed out.
 pub(crate) type BlockId = u32;
 
-/// Links are slots: block id + 1. Slot 0 is the queue's sentinel; slot 1, the null block's, stands in
-/// the queue for all blocks that were never used.
-type Slot = u32;
-const SENTINEL: Slot = 0;
-const NEVER_USED: Slot = 1;
-const NO_SLOT: Slot = 0;
-/// In [`Block::duplicate`] of a block that has a key and is not in the index.
-const UNLISTED: Slot = Slot::MAX;
-
-/// A block hash as it is stored: never zero, so that an optional one takes no more room.
-type Key = NonZeroU64;
-
-#[derive(Clone, Copy, Debug, Default)]
+/// What is read and written whenever a block changes hands; keys lie elsewhere.
+#[derive(Clone, Copy, Debug)]
 struct Block {
-    key: Option<Key>,
-    references: u32,
-    /// Neighbours in the free queue, while in it.
-    previous: Slot,
-    next: Slot,
-    /// Next younger block under the same key, or [`UNLISTED`].
-    duplicate: Slot,
+    holder: Holder,
+    /// What it caches: [`NOTHING`], [`UNLISTED`], or the next younger block under the same key, if there is
+    /// one, else [`YOUNGEST`].
+    content: u32,
+}
+
+/// The null block is nobody's duplicate.
+const YOUNGEST: u32 = 0;
+/// A key that is not in the index.
+const UNLISTED: u32 = u32::MAX - 1;
+const NOTHING: u32 = u32::MAX;
+
+/// Either how many requests hold a block, or the number of its entry in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holder(u32);
+
+impl Holder {
+    const HELD: u32 = 1 << 31;
+
+    const fn requests(count: u32) -> Self {
+        Self(Self::HELD | count)
+    }
+
+    /// Entries are told apart by fewer bits than they are counted with; far fewer exist at a time.
+    const fn entry(number: u32) -> Self {
+        Self(number & !Self::HELD)
+    }
+
+    const fn is_held(self) -> bool {
+        self.0 & Self::HELD != 0
+    }
+
+    const fn held_by(self) -> u32 {
+        if self.is_held() { self.0 & !Self::HELD } else { 0 }
+    }
 }
 
 /// All KV cache blocks of one engine.
@@ -42,31 +62,46 @@ struct Block {
 pub(crate) struct BlockPool {
     num_blocks: u32,
     free: u32,
+    /// Free blocks that cache nothing; the last one is the queue's head.
+    blank: Vec<BlockId>,
     /// First block that was never used; `num_blocks` when all were.
     never_used: BlockId,
-    /// By slot; grows as blocks are first used.
+    /// Free blocks that cache something, and stale entries of blocks that were hit.
+    ring: VecDeque<BlockId>,
+    /// Number of the ring's first entry.
+    ring_begin: u32,
+    /// By block; grows as blocks are first used.
     blocks: Vec<Block>,
-    /// Oldest block under each key; younger ones hang on it through [`Block::duplicate`].
+    /// By block, of those in the index.
+    keys: Vec<BlockHash>,
+    /// Oldest block under each key; younger ones hang on it through [`Block::content`].
     index: BlockIndex,
     /// Blocks with a key that are not in the index.
     unlisted: usize,
     /// Counts whatever can let a request in that did not fit before: blocks freed, keys registered.
     gains: u64,
+    /// Scratch of [`Self::release`].
+    released_blank: Vec<BlockId>,
 }
 
 impl BlockPool {
     pub(crate) fn new(num_blocks: u32) -> Self {
         assert!(num_blocks >= 2, "the null block and one usable block");
-        let sentinel = Block { previous: NEVER_USED, next: NEVER_USED, ..Block::default() };
-        let never_used = Block { previous: SENTINEL, next: SENTINEL, ..Block::default() };
+        assert!(num_blocks < Holder::HELD, "entries of the ring can be told apart");
+        let null = Block { holder: Holder::requests(1), content: NOTHING };
         Self {
             num_blocks,
             free: num_blocks - 1,
+            blank: Vec::new(),
             never_used: 1,
-            blocks: vec![sentinel, never_used],
+            ring: VecDeque::new(),
+            ring_begin: 0,
+            blocks: vec![null],
+            keys: vec![BlockHash(0)],
             index: BlockIndex::default(),
             unlisted: 0,
             gains: 0,
+            released_blank: Vec::new(),
         }
     }
 
@@ -91,56 +126,51 @@ impl BlockPool {
     }
 
     pub(crate) fn is_referenced(&self, block: BlockId) -> bool {
-        self.blocks[slot(block) as usize].references > 0
+        self.blocks[block as usize].holder.is_held()
     }
 
     /// The oldest block that caches `key`.
     pub(crate) fn cached(&self, key: BlockHash) -> Option<BlockId> {
-        let key = stored(key);
-        self.index.get(hash_of(key), |slot| self.key_of(slot)).map(block_id)
-    }
-
-    /// The key of a cached block.
-    fn key_of(&self, slot: Slot) -> BlockHash {
-        hash_of(self.blocks[slot as usize].key.expect("blocks in the index are cached"))
+        self.index.get(key, |block| self.keys[block as usize])
     }
 
     /// Takes the block at the head of the free queue, evicting what it caches.
     pub(crate) fn take(&mut self) -> BlockId {
         assert!(self.free > 0, "callers check free() first");
         self.free -= 1;
-        let head = self.blocks[SENTINEL as usize].next;
-        if head == NEVER_USED {
-            let block = self.never_used;
-            self.never_used += 1;
-            if self.never_used == self.num_blocks {
-                self.unlink(NEVER_USED);
-            }
-            self.blocks.push(Block { references: 1, ..Block::default() });
-            debug_assert_eq!(
-                self.blocks.len() - 1,
-                slot(block) as usize,
-                "slots are used in order"
-            );
+        if let Some(block) = self.blank.pop() {
+            self.blocks[block as usize].holder = Holder::requests(1);
             return block;
         }
-        self.unlink(head);
-        if let Some(key) = self.blocks[head as usize].key.take() {
-            self.forget(key, head);
+        if self.never_used < self.num_blocks {
+            let block = self.never_used;
+            self.never_used += 1;
+            self.blocks.push(Block { holder: Holder::requests(1), content: NOTHING });
+            self.keys.push(BlockHash(0));
+            return block;
         }
-        self.blocks[head as usize].references = 1;
-        block_id(head)
+        loop {
+            let block = self.ring.pop_front().expect("a free block is in one of the three");
+            let entry = Holder::entry(self.ring_begin);
+            self.ring_begin = self.ring_begin.wrapping_add(1);
+            let state = &mut self.blocks[block as usize];
+            if state.holder == entry {
+                let content = state.content;
+                *state = Block { holder: Holder::requests(1), content: NOTHING };
+                self.forget(block, content);
+                return block;
+            }
+        }
     }
 
     /// Adds a reference to a cached block; a free one leaves the queue, wherever it stands.
     pub(crate) fn touch(&mut self, block: BlockId) {
-        let slot = slot(block);
-        debug_assert!(self.blocks[slot as usize].key.is_some(), "only cached blocks are touched");
-        if self.blocks[slot as usize].references == 0 {
-            self.unlink(slot);
+        let state = &mut self.blocks[block as usize];
+        debug_assert!(state.content < UNLISTED, "only blocks in the index are hit");
+        if !state.holder.is_held() {
             self.free -= 1;
         }
-        self.blocks[slot as usize].references += 1;
+        state.holder = Holder::requests(state.holder.held_by() + 1);
     }
 
     /// Drops one reference on each block of a table, last block first.
@@ -150,131 +180,110 @@ impl BlockPool {
     /// released foremost: they are reused before anything is evicted.
     pub(crate) fn release(&mut self, table: &[BlockId]) {
         self.gains += 1;
-        let mut head = SENTINEL;
         for &block in table.iter().rev() {
-            let slot = slot(block);
-            let references = &mut self.blocks[slot as usize].references;
-            *references = references.checked_sub(1).expect("a released block is referenced");
-            if *references > 0 {
+            let state = &mut self.blocks[block as usize];
+            let left = state.holder.held_by().checked_sub(1);
+            let left = left.expect("a released block is referenced");
+            if left > 0 {
+                state.holder = Holder::requests(left);
                 continue;
             }
             self.free += 1;
-            if self.blocks[slot as usize].key.is_some() {
-                let tail = self.blocks[SENTINEL as usize].previous;
-                self.link_after(tail, slot);
+            let end = self.ring_begin.wrapping_add(self.ring.len() as u32);
+            state.holder = Holder::entry(end);
+            if state.content == NOTHING {
+                self.released_blank.push(block);
             } else {
-                self.link_after(head, slot);
-                head = slot;
+                self.ring.push_back(block);
             }
         }
+        self.blank.extend(self.released_blank.drain(..).rev());
         assert!(self.free < self.num_blocks, "more blocks were freed than exist");
+        if self.ring.len() > 2 * self.num_blocks as usize {
+            self.drop_stale_entries();
+        }
     }
 
     /// Records that `block` caches `key`. Equal content in two blocks stays in two blocks.
     pub(crate) fn register(&mut self, block: BlockId, key: BlockHash) {
-        self.register_unlisted(block, key);
-        self.list(block);
+        self.register_unlisted(block);
+        self.list(block, key);
     }
 
     /// The same for content that nobody will look for unless it is listed later. As long as it is not, no
-    /// other block may have this key.
-    pub(crate) fn register_unlisted(&mut self, block: BlockId, key: BlockHash) {
-        let block = &mut self.blocks[slot(block) as usize];
-        assert!(block.key.is_none(), "a block is registered once");
-        block.key = Some(stored(key));
-        block.duplicate = UNLISTED;
+    /// other block may have its key.
+    pub(crate) fn register_unlisted(&mut self, block: BlockId) {
+        let content = &mut self.blocks[block as usize].content;
+        assert!(*content == NOTHING, "a block is registered once");
+        *content = UNLISTED;
         self.unlisted += 1;
     }
 
-    /// Makes a registered block findable, if it is not.
-    pub(crate) fn list(&mut self, block: BlockId) {
-        let slot = slot(block);
-        let Block { key: Some(key), duplicate: UNLISTED, .. } = self.blocks[slot as usize] else {
+    /// Makes a registered block findable under its key, if it is not.
+    pub(crate) fn list(&mut self, block: BlockId, key: BlockHash) {
+        if self.blocks[block as usize].content != UNLISTED {
             return;
-        };
+        }
         self.gains += 1;
         self.unlisted -= 1;
-        self.blocks[slot as usize].duplicate = NO_SLOT;
-        let Self { index, blocks, .. } = self;
-        let key_of = |slot: Slot| {
-            hash_of(blocks[slot as usize].key.expect("blocks in the index are cached"))
-        };
-        if let Some(oldest) = index.insert(hash_of(key), slot, key_of) {
+        self.blocks[block as usize].content = YOUNGEST;
+        self.keys[block as usize] = key;
+        let Self { index, keys, blocks, .. } = self;
+        if let Some(oldest) = index.insert(key, block, |block| keys[block as usize]) {
             let mut youngest = oldest;
-            while blocks[youngest as usize].duplicate != NO_SLOT {
-                youngest = blocks[youngest as usize].duplicate;
+            while blocks[youngest as usize].content != YOUNGEST {
+                youngest = blocks[youngest as usize].content;
             }
-            blocks[youngest as usize].duplicate = slot;
+            blocks[youngest as usize].content = block;
         }
     }
 
     /// Ids in the free queue, head first.
     pub(crate) fn free_queue(&self) -> impl Iterator<Item = BlockId> + '_ {
-        let mut slots = Vec::new();
-        let mut at = self.blocks[SENTINEL as usize].next;
-        while at != SENTINEL {
-            slots.push(at);
-            at = self.blocks[at as usize].next;
-        }
-        slots.into_iter().flat_map(|slot| {
-            if slot == NEVER_USED {
-                self.never_used..self.num_blocks
-            } else {
-                block_id(slot)..block_id(slot) + 1
-            }
-        })
+        let in_ring = self.valid_entries();
+        self.blank.iter().rev().copied().chain(self.never_used..self.num_blocks).chain(in_ring)
     }
 
-    /// Removes `slot`, whose key was `key`, from the blocks under that key.
-    fn forget(&mut self, key: Key, slot: Slot) {
-        let younger = self.blocks[slot as usize].duplicate;
-        if younger == UNLISTED {
-            self.unlisted -= 1;
-            return;
+    /// Blocks of the ring, without stale entries.
+    fn valid_entries(&self) -> impl Iterator<Item = BlockId> + '_ {
+        let numbered = self.ring.iter().zip(0_u32..);
+        let valid = numbered.filter(|&(&block, at)| {
+            self.blocks[block as usize].holder == Holder::entry(self.ring_begin.wrapping_add(at))
+        });
+        valid.map(|(&block, _)| block)
+    }
+
+    /// The ring grows by an entry whenever a block is hit and released; this takes it back to its blocks.
+    fn drop_stale_entries(&mut self) {
+        let valid: VecDeque<BlockId> = self.valid_entries().collect();
+        for (&block, at) in valid.iter().zip(0_u32..) {
+            self.blocks[block as usize].holder = Holder::entry(self.ring_begin.wrapping_add(at));
         }
-        if self.index.replace(hash_of(key), slot, younger) {
+        self.ring = valid;
+    }
+
+    /// Removes `block`, whose content was `content`, from the blocks under its key.
+    fn forget(&mut self, block: BlockId, content: u32) {
+        match content {
+            NOTHING => return,
+            UNLISTED => {
+                self.unlisted -= 1;
+                return;
+            }
+            _ => {}
+        }
+        let (key, younger) = (self.keys[block as usize], content);
+        if self.index.replace(key, block, younger) {
             return;
         }
         // Not the oldest one: it hangs on an older one.
-        let oldest = self.index.get(hash_of(key), |slot| self.key_of(slot));
-        let mut older = oldest.expect("a cached block is indexed");
-        while self.blocks[older as usize].duplicate != slot {
-            older = self.blocks[older as usize].duplicate;
-            assert!(older != NO_SLOT, "a cached block is linked under its key");
+        let mut older = self.cached(key).expect("a cached block is indexed");
+        while self.blocks[older as usize].content != block {
+            older = self.blocks[older as usize].content;
+            assert!(older != YOUNGEST, "a cached block is linked under its key");
         }
-        self.blocks[older as usize].duplicate = younger;
+        self.blocks[older as usize].content = younger;
     }
-
-    fn unlink(&mut self, slot: Slot) {
-        let Block { previous, next, .. } = self.blocks[slot as usize];
-        self.blocks[previous as usize].next = next;
-        self.blocks[next as usize].previous = previous;
-    }
-
-    fn link_after(&mut self, previous: Slot, slot: Slot) {
-        let next = self.blocks[previous as usize].next;
-        self.blocks[slot as usize].previous = previous;
-        self.blocks[slot as usize].next = next;
-        self.blocks[previous as usize].next = slot;
-        self.blocks[next as usize].previous = slot;
-    }
-}
-
-const fn hash_of(key: Key) -> BlockHash {
-    BlockHash(key.get())
-}
-
-/// Zero is stored as one: one pair of equals out of 2^64 hashes.
-fn stored(key: BlockHash) -> Key {
-    Key::new(key.0).unwrap_or(Key::MIN)
-}
-
-const fn slot(block: BlockId) -> Slot {
-    block + 1
-}
-
-const fn block_id(slot: Slot) -> BlockId {
-    slot - 1
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl KvCacheManager {
             if at < request.shared_blocks {
                 self.pool.register(block, key);
             } else {
-                self.pool.register_unlisted(block, key);
+                self.pool.register_unlisted(block);
             }
         }
         request.cached_blocks = request.cached_blocks.max(full);
@@ -139,7 +139,7 @@ impl KvCacheManager {
     /// Returns all blocks of a request that may come back and look for them.
     pub(crate) fn free_and_list(&mut self, request: &mut Request) {
         for at in request.shared_blocks..request.cached_blocks {
-            self.pool.list(request.blocks[at as usize]);
+            self.pool.list(request.blocks[at as usize], request.keys[at as usize]);
         }
         request.shared_blocks = u32::MAX;
         self.free(request);
