@@ -102,7 +102,8 @@ impl RequestRecord {
 pub struct IntervalRecord {
     /// Which instance.
     pub instance: InstanceId,
-    /// End of the interval.
+    /// End of the interval. Intervals follow each other, except that an idle cluster records only the last
+    /// one before it is not.
     pub end: Time,
     /// Requests in the running queue at the end.
     pub running_requests: u32,

@@ -258,6 +258,21 @@ fn a_run_that_cannot_end_says_why() {
     assert_eq!(stuck, Stuck::NoInstances);
 }
 
+/// A year between two requests: neither the time series nor the scrapes fill it.
+#[test]
+fn an_idle_cluster_is_not_watched() {
+    let year_us = 365 * 24 * 3_600 * 1_000_000;
+    let requests = trace(&[(0, 10, 5, 0, 0), (0, 10, 5, year_us, 0)]);
+    let least_kv = RouterConfig::new(PolicyConfig::LeastKv);
+    let output = simulate(&small_cluster(), &requests, least_kv, 1, &mut |_| {}).unwrap();
+    let ends_s: Vec<u64> =
+        output.intervals.iter().map(|interval| interval.end.as_nanos() / 1_000_000_000).collect();
+    let year_s = year_us / 1_000_000;
+    assert_eq!(ends_s, [1, year_s, year_s]);
+    let tokens: Vec<u64> = output.intervals.iter().map(|interval| interval.output_tokens).collect();
+    assert_eq!(tokens, [5, 0, 5]);
+}
+
 fn round_robin() -> RouterConfig {
     RouterConfig::new(PolicyConfig::RoundRobin)
 }

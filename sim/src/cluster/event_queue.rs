@@ -143,6 +143,12 @@ impl EventQueue {
         self.moving > 0
     }
 
+    /// When the next event comes that is not an observer's. Looks through all that were scheduled.
+    pub(super) fn next_move(&self) -> Option<Time> {
+        let moves = self.heap.iter().filter(|entry| !entry.event.is_periodic());
+        moves.chain(self.known.last()).map(|entry| entry.at).min()
+    }
+
     /// Whether an event at `at` of this kind would be the next one.
     pub(super) fn would_be_next(&self, at: Time, event: Event) -> bool {
         let key = (at, event.class(), event.rank());

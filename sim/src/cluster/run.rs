@@ -215,7 +215,8 @@ impl<'a> Run<'a> {
             Event::Record => {
                 self.settle();
                 self.timeline.record(self.now, &self.engines);
-                self.queue.push(self.now + self.config.record_interval, Event::Record);
+                let next = self.next_observation(self.config.record_interval);
+                self.queue.push(next, Event::Record);
             }
         }
         Ok(())
@@ -468,7 +469,23 @@ impl<'a> Run<'a> {
             self.scraped.push(Scraped { at: self.now, metrics });
         }
         self.queue.push(self.now + self.config.instance_network, Event::MetricsAtRouter);
-        self.queue.push(self.now + self.config.scrape_interval, Event::Scrape);
+        self.queue.push(self.next_observation(self.config.scrape_interval), Event::Scrape);
+    }
+
+    /// When an observer that looks every `interval` looks again: after one interval or, as long as nothing
+    /// can be seen to change, at the last moment before it can. A trace with a gap of a year would otherwise
+    /// be spent looking at idle engines.
+    fn next_observation(&self, interval: Duration) -> Time {
+        let next = self.now + interval;
+        let is_idle =
+            |engine: &Engine| engine.running_requests() == 0 && engine.waiting_requests() == 0;
+        if !self.engines.iter().all(is_idle) {
+            return next;
+        }
+        let Some(change) = self.queue.next_move() else { return next };
+        let gap_ns = (change - self.now).as_nanos();
+        let intervals = gap_ns.saturating_sub(1) / interval.as_nanos();
+        next.max(self.now + Duration::from_nanos(intervals * interval.as_nanos()))
     }
 
     fn deliver_metrics(&mut self) {
