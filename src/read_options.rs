@@ -1,5 +1,6 @@
 //! The flags that change a trace on its way in, shared by every command that reads one.
 
+use anyhow::{anyhow, ensure};
 use clap::{Args, ValueEnum};
 use lodestar_traces::{OverLong, ReadOptions, SharedPrefix, Spread, Window};
 
@@ -49,7 +50,21 @@ enum OverLongFlag {
 
 impl ReadFlags {
     /// The options that these flags stand for; what is not given keeps its default.
-    pub(crate) fn options(&self) -> ReadOptions {
+    pub(crate) fn options(&self) -> anyhow::Result<ReadOptions> {
+        let unlimited = self.max_prompt_tokens.is_none() && self.max_output_tokens.is_none();
+        ensure!(
+            self.over_long.is_none() || !unlimited,
+            "--over-long has no effect without --max-prompt-tokens or --max-output-tokens; give one"
+        );
+        let options = self.unchecked();
+        // Here and not when the file is opened, because here the options have other names.
+        options.check().map_err(|(option, complaint)| {
+            anyhow!("--{} {complaint}", option.replace(['_', '.'], "-"))
+        })?;
+        Ok(options)
+    }
+
+    fn unchecked(&self) -> ReadOptions {
         let default = ReadOptions::default();
         let shared_prefix = self.shared_prefix_tokens.map(|tokens| {
             let whole = SharedPrefix::of_tokens(tokens);

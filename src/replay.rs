@@ -54,7 +54,7 @@ pub(crate) struct Threads {
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let fleet: Fleet = args.fleet.parse()?;
     let policies = policies(&args.policy)?;
-    let read_options = ReadOptions { seed: args.seed, ..args.read.options() };
+    let read_options = ReadOptions { seed: args.seed, ..args.read.options()? };
     let trace = read_all(&args.trace, &read_options)?;
     for note in &trace.notes {
         writeln!(io::stderr(), "note: {note}")?;
@@ -70,7 +70,11 @@ fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
     if names.is_empty() {
         return Ok(PolicyConfig::all().into());
     }
-    Ok(names.iter().map(|name| PolicyConfig::from_name(name)).collect::<Result<_, _>>()?)
+    Ok(names
+        .iter()
+        // As people write fleets, too.
+        .map(|name| PolicyConfig::from_name(&name.trim().to_ascii_lowercase()))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Runs a replay, writes its results and prints the comparison.

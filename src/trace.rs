@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use lodestar_plots::TraceInfoFigure;
@@ -46,9 +47,9 @@ struct InfoArgs {
 struct ConvertArgs {
     /// The trace, in any known format, plain or compressed (docs/formats.md)
     trace: PathBuf,
-    /// The new file; .gz and .zst compress it
+    /// The new file; .gz and .zst compress text
     out: PathBuf,
-    /// Format of the new file [default: parquet if it is named .parquet, else jsonl]
+    /// Format of the new file [default: as it is named, .jsonl[.gz|.zst] or .parquet]
     #[arg(long)]
     format: Option<OutputFormat>,
     /// Of what is drawn at random while reading
@@ -61,7 +62,7 @@ struct ConvertArgs {
 /// Invent a trace
 #[derive(Args, Debug)]
 struct GenerateArgs {
-    /// The new file; .parquet is Parquet, .gz and .zst compress
+    /// The new file, named .parquet, .jsonl, .jsonl.gz or .jsonl.zst
     out: PathBuf,
     /// What kind of requests (docs/formats.md)
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(WorkloadConfig::preset_names()))]
@@ -96,7 +97,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<()> {
 }
 
 fn info(args: &InfoArgs) -> anyhow::Result<()> {
-    let trace = read_all(&args.trace, &args.read.options())?;
+    let trace = read_all(&args.trace, &args.read.options()?)?;
     let stats = TraceStats::of(&trace.requests);
     let mut out = io::stdout().lock();
     writeln!(out, "{:<22}{}", "format", trace.format)?;
@@ -125,8 +126,11 @@ fn draw_info(trace: &Path, stats: TraceStats, stem: &Path) -> anyhow::Result<()>
 }
 
 fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
-    let options = ReadOptions { seed: args.seed, ..args.read.options() };
-    let format = args.format.map_or_else(|| Format::for_output(&args.out), OutputFormat::format);
+    let options = ReadOptions { seed: args.seed, ..args.read.options()? };
+    let format = match args.format {
+        Some(format) => format.format(),
+        None => Format::for_output(&args.out)?,
+    };
     let mut trace = read(&args.trace, &options)?;
     let mut writer = TraceWriter::create(&args.out, format)?;
     for request in &mut trace {
@@ -143,12 +147,14 @@ fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
 
 fn invent(args: &GenerateArgs) -> anyhow::Result<()> {
     let mut config = WorkloadConfig::preset(&args.workload)?;
-    config.requests = args.requests.unwrap_or(config.requests);
     if let Some(rate_rps) = args.rate {
         config.arrivals = config.arrivals.with_rate_rps(rate_rps);
+        config.check().with_context(|| format!("--rate {rate_rps:?}"))?;
     }
+    config.requests = args.requests.unwrap_or(config.requests);
+    let format = Format::for_output(&args.out)?;
     let requests = generate(&config, args.seed)?;
-    write(&args.out, Format::for_output(&args.out), &requests)?;
+    write(&args.out, format, &requests)?;
     let (count, out) = (requests.len(), args.out.display());
     Ok(writeln!(io::stdout(), "{count} requests of {} (seed {}): {out}", args.workload, args.seed)?)
 }

@@ -38,9 +38,9 @@ impl PlotError {
 
 /// Writes `<stem>.svg` and `<stem>.png`.
 pub(crate) fn save(canvas: &Canvas, stem: &Path) -> Result<(), PlotError> {
-    let path = stem.with_extension("svg");
+    let path = stem.with_added_extension("svg");
     fs::write(&path, svg(canvas)).map_err(|error| PlotError::new(&path, &error))?;
-    let path = stem.with_extension("png");
+    let path = stem.with_added_extension("png");
     write_png(canvas, &path)
 }
 

@@ -4,13 +4,14 @@
 //! policy, so the number of threads decides when the results are there and never what they are.
 
 use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use lodestar_router::{PolicyConfig, RouterConfig};
 use lodestar_sim::{ClusterConfig, Stuck, simulate};
 use lodestar_traces::{ReadOptions, TraceRequest};
-use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
+use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::digest::trace_sha256;
 use crate::fleet::{Fleet, FleetError};
@@ -60,6 +61,14 @@ pub enum ReplayError {
     /// The fleet cannot be built.
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    /// The system gives no more threads.
+    #[error("cannot start {threads} threads; ask for fewer")]
+    Threads {
+        /// How many were to be started.
+        threads: usize,
+        /// What the system said.
+        source: ThreadPoolBuildError,
+    },
     /// The simulator's watchdog ended a run.
     #[error("the run under {policy} does not end")]
     Stuck {
@@ -116,13 +125,14 @@ impl<'a> Replay<'a> {
         threads: Option<NonZeroUsize>,
         on_ended: &(dyn Fn(u64) + Sync),
     ) -> Result<Replayed, ReplayError> {
-        // To rayon, zero threads is one a core.
-        let threads = threads.map_or(0, NonZeroUsize::get);
+        let policies = &self.scenario.policies;
+        let cores = || available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        // More threads than runs would have nothing to do.
+        let threads = threads.unwrap_or_else(cores).get().min(policies.len());
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
-            .expect("the system gives threads");
-        let policies = &self.scenario.policies;
+            .map_err(|source| ReplayError::Threads { threads, source })?;
         // Every run ends before an error is looked at, so that of two errors it is always the same one.
         let runs: Vec<Result<_, _>> = pool.install(|| {
             policies.par_iter().map(|policy| self.run_policy(policy, on_ended)).collect()

@@ -3,25 +3,33 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Problem, RowError, excerpt};
+use crate::format::{CoreFields, Format};
 use crate::number::{MAX_TIME_NS, MAX_TOKENS};
-use crate::request::{Arrival, TraceRequest};
+use crate::request::{Arrival, Source, TraceRequest};
 
 /// Checks requests one after the other, in trace order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Checker {
+    fields: CoreFields,
     previous_ns: u64,
     ids: IdSet,
 }
 
 impl Checker {
+    /// Complains in the terms of `format`.
+    pub(crate) fn new(format: Format) -> Self {
+        Self { fields: format.fields(), previous_ns: 0, ids: IdSet::default() }
+    }
+
     pub(crate) fn check(&mut self, request: &TraceRequest) -> Result<(), RowError> {
-        check_lengths(request)?;
+        check_lengths(request, self.fields)?;
+        self.check_quotes(request)?;
         match request.arrival {
             Arrival::At { ns } => {
-                check_time("arrival", ns)?;
+                check_time(self.fields.arrival, ns)?;
                 if ns < self.previous_ns {
                     let problem = Problem::Backwards { this_ns: ns, previous_ns: self.previous_ns };
-                    return Err(RowError::in_field("arrival", problem));
+                    return Err(RowError::in_field(self.fields.arrival, problem));
                 }
                 self.previous_ns = ns;
             }
@@ -37,21 +45,33 @@ impl Checker {
         }
         Ok(())
     }
+
+    /// An answer exists only once its request is made.
+    fn check_quotes(&self, request: &TraceRequest) -> Result<(), RowError> {
+        for span in &request.prompt {
+            if let Source::Output(id) = span.source
+                && !self.ids.contains(id)
+            {
+                return Err(RowError::in_field(self.fields.prompt, Problem::UnknownAnswer { id }));
+            }
+        }
+        Ok(())
+    }
 }
 
-fn check_lengths(request: &TraceRequest) -> Result<(), RowError> {
+fn check_lengths(request: &TraceRequest, fields: CoreFields) -> Result<(), RowError> {
     let mut prompt_tokens = 0u64;
     for span in &request.prompt {
         if span.tokens == 0 {
-            return Err(RowError::in_field("prompt", Problem::ZeroLength));
+            return Err(RowError::in_field(fields.prompt, Problem::ZeroLength));
         }
         prompt_tokens += u64::from(span.tokens);
         if span.start.checked_add(span.tokens).is_none() {
-            return Err(too_large("prompt", &span.start, u64::from(u32::MAX - span.tokens)));
+            return Err(too_large(fields.prompt, &span.start, u64::from(u32::MAX - span.tokens)));
         }
     }
     for (field, tokens) in
-        [("prompt", prompt_tokens), ("output_tokens", request.output_tokens.into())]
+        [(fields.prompt, prompt_tokens), (fields.output, request.output_tokens.into())]
     {
         if tokens == 0 {
             return Err(RowError::in_field(field, Problem::ZeroLength));

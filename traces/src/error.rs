@@ -38,6 +38,25 @@ pub enum Problem {
     /// The operating system said no.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// Nothing there to read.
+    #[error("there is no such file; check the path")]
+    NotFound,
+    /// A folder to read.
+    #[error("is a folder, not a trace; name a file in it")]
+    Folder,
+    /// A name to write to that is not a file's.
+    #[error(
+        "exists and is not a regular file (a folder, device or broken link); write to another path"
+    )]
+    Occupied,
+    /// A name to write to that does not say which format is meant.
+    #[error(
+        "the name does not say which format to write; choose the format, or a name that ends in {known}"
+    )]
+    UnknownEnding {
+        /// The endings that say it.
+        known: String,
+    },
     /// Nothing to replay.
     #[error("holds no request; a trace needs at least one")]
     Empty,
@@ -183,6 +202,14 @@ pub enum Problem {
     /// A request refers to one that does not precede it.
     #[error("names request {id}, which does not precede this one; order the requests or add it")]
     UnknownRequest {
+        /// The id that is not there.
+        id: u64,
+    },
+    /// A prompt quotes an answer that cannot exist yet.
+    #[error(
+        "quotes the answer to request {id} (o{id}), which does not precede this one; order the requests or add it"
+    )]
+    UnknownAnswer {
         /// The id that is not there.
         id: u64,
     },

@@ -15,7 +15,7 @@ pub(crate) mod parquet;
 pub(crate) mod sharegpt;
 pub(crate) mod spans;
 
-use crate::error::{Problem, RowError, excerpt};
+use crate::error::{Problem, RowError, TraceError, excerpt};
 use crate::fields::{Schema, names_of_csv, names_of_json};
 
 /// A trace format.
@@ -62,19 +62,52 @@ impl Format {
         }
     }
 
-    /// What to write a file of this name as, unless told otherwise: Lodestar Parquet if it ends in
-    /// `.parquet`, else Lodestar JSONL.
-    pub fn for_output(path: &Path) -> Self {
-        match path.extension() {
-            Some(extension) if extension == "parquet" => Self::LodestarParquet,
-            _ => Self::LodestarJsonl,
+    /// What to write a file of this name as, unless told otherwise: one of our own formats.
+    ///
+    /// # Errors
+    ///
+    /// If the name ends in neither `.parquet` nor `.jsonl`, `.jsonl.gz` or `.jsonl.zst`.
+    pub fn for_output(path: &Path) -> Result<Self, TraceError> {
+        const ENDINGS: [(&str, Format); 4] = [
+            (".jsonl", Format::LodestarJsonl),
+            (".jsonl.gz", Format::LodestarJsonl),
+            (".jsonl.zst", Format::LodestarJsonl),
+            (".parquet", Format::LodestarParquet),
+        ];
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)) {
+            Some((_, format)) => Ok(*format),
+            None => {
+                let known = ENDINGS.map(|(ending, _)| ending).join(", ");
+                Err(TraceError::file(path, Problem::UnknownEnding { known }))
+            }
         }
+    }
+
+    /// What the format calls the fields that every request has.
+    pub(crate) fn fields(self) -> CoreFields {
+        let (arrival, prompt, output) = match self {
+            Self::LodestarJsonl | Self::LodestarParquet => ("at_ns", "prompt", "output_tokens"),
+            Self::Mooncake | Self::Bailian => ("timestamp", "input_length", "output_length"),
+            Self::Azure => ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+            Self::BurstGpt => ("Timestamp", "Request tokens", "Response tokens"),
+            Self::ShareGpt => ("arrival_time_ns", "input_toks", "output_toks"),
+        };
+        CoreFields { arrival, prompt, output }
     }
 
     /// Whether the file says exactly what Lodestar means, so that nothing about it is guessed.
     pub fn is_native(self) -> bool {
         matches!(self, Self::LodestarJsonl | Self::LodestarParquet)
     }
+}
+
+/// Names of fields, for messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoreFields {
+    pub(crate) arrival: &'static str,
+    pub(crate) prompt: &'static str,
+    pub(crate) output: &'static str,
 }
 
 impl fmt::Display for Format {

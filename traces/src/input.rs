@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
+use flate2::bufread::GzDecoder;
+
 use crate::error::Problem;
 
 /// Longest line that is read. A prompt of a million literal tokens is about 8 MB; what is longer is not
@@ -41,7 +43,7 @@ impl Lines {
         let raw = BufReader::new(Cursor::new(magic).chain(file));
         let (bytes, compression): (Box<dyn BufRead + Send>, _) = if is_gzip {
             // Several members in a row are one file: that is how logs are rotated and joined.
-            (Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(raw))), Some("gzip"))
+            (Box::new(BufReader::new(GzipMembers(Some(GzDecoder::new(raw))))), Some("gzip"))
         } else if is_zstd {
             let decoder = zstd::Decoder::with_buffer(raw)?;
             (Box::new(BufReader::new(decoder)), Some("zstd"))
@@ -92,6 +94,30 @@ impl Lines {
         } else {
             Problem::Io(error)
         }
+    }
+}
+
+/// A gzip stream of one member or several, and nothing behind it: what flate2 has for this mistakes other
+/// bytes at the end for a member that is cut off.
+struct GzipMembers<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let mut rest = self.0.take().expect("it was there to read from").into_inner();
+            self.0 = match rest.fill_buf()?.first() {
+                None => None,
+                Some(byte) if *byte == GZIP_MAGIC[0] => Some(GzDecoder::new(rest)),
+                Some(_) => {
+                    return Err(io::Error::other("other bytes follow the end of the stream"));
+                }
+            };
+        }
+        Ok(0)
     }
 }
 

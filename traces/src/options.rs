@@ -49,12 +49,16 @@ impl Default for ReadOptions {
 
 impl ReadOptions {
     /// What is wrong with the options themselves: the option's name and the complaint.
-    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+    ///
+    /// # Errors
+    ///
+    /// The first option that is out of range or has no effect.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
         let scale_range = 1e-6..=1e6;
         if !scale_range.contains(&self.rate_scale) {
             return Err((
                 "rate_scale",
-                format!("is {}, expected 0.000001 to 1000000", self.rate_scale),
+                format!("is {:?}, expected 0.000001 to 1000000", self.rate_scale),
             ));
         }
         if self.limit == Some(0) {
@@ -68,17 +72,12 @@ impl ReadOptions {
                 return Err((name, "is 0; a request needs at least one token".to_owned()));
             }
         }
-        self.shared_prefix
-            .as_ref()
-            .map_or(Ok(()), |shared| match shared {
-                SharedPrefix { tokens: 0, .. } => Err("tokens is 0, which shares nothing"),
-                SharedPrefix { groups: 0, .. } => Err("groups is 0; use 1 for one common prefix"),
-                SharedPrefix { fraction, .. } if !(*fraction > 0.0 && *fraction <= 1.0) => {
-                    Err("fraction must be above 0 and at most 1")
-                }
-                _ => Ok(()),
-            })
-            .map_err(|complaint| ("shared_prefix", complaint.to_owned()))
+        let unlimited = self.max_prompt_tokens.is_none() && self.max_output_tokens.is_none();
+        if self.over_long == OverLong::Drop && unlimited {
+            let complaint = "has no effect without a longest prompt or answer; give one";
+            return Err(("over_long", complaint.to_owned()));
+        }
+        self.shared_prefix.as_ref().map_or(Ok(()), SharedPrefix::check)
     }
 }
 
@@ -125,6 +124,20 @@ impl SharedPrefix {
     /// The same system prompt of so many tokens before every request.
     pub fn of_tokens(tokens: u32) -> Self {
         Self { tokens, groups: Self::default_groups(), fraction: Self::default_fraction() }
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let Self { tokens, groups, fraction } = *self;
+        if tokens == 0 {
+            Err(("shared_prefix.tokens", "is 0, which shares nothing".to_owned()))
+        } else if groups == 0 {
+            Err(("shared_prefix.groups", "is 0; use 1 for one common prefix".to_owned()))
+        } else if !(fraction > 0.0 && fraction <= 1.0) {
+            let complaint = format!("is {fraction:?}, expected above 0 and at most 1");
+            Err(("shared_prefix.fraction", complaint))
+        } else {
+            Ok(())
+        }
     }
 
     fn default_groups() -> u32 {

@@ -213,6 +213,7 @@ impl PreparedTrace {
         if !self.fit(&mut request) {
             return None;
         }
+        self.keep_quotes(&mut request.prompt);
         if !matches!(request.prompt[..], [Span { source: Source::Private(_), .. }]) {
             self.counts.with_content += 1;
         }
@@ -222,6 +223,19 @@ impl PreparedTrace {
         self.kept.insert(request.id);
         self.counts.kept += 1;
         Some(request)
+    }
+
+    /// What quotes the answer to a request left out stays as text that nobody answers: as long, and shared
+    /// with the same prompts.
+    fn keep_quotes(&self, prompt: &mut [Span]) {
+        for span in prompt {
+            if let Source::Output(id) = span.source
+                && !self.kept.contains(id)
+            {
+                // Far from the ids of recorded text, which count up from 0 or are hashes.
+                span.source = Source::Hash(id ^ 1 << 63);
+            }
+        }
     }
 
     /// Enforces the length limits; false if the request is to be left out.

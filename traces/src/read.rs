@@ -4,6 +4,7 @@
 //! did. Memory does not grow with the file.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::check::Checker;
@@ -26,7 +27,7 @@ const LATEST_RELATIVE_START_NS: u64 = 10 * 365 * 86_400 * 1_000_000_000;
 /// If the file cannot be read, is empty, or is not of a known format.
 pub fn open(path: impl AsRef<Path>) -> Result<TraceReader, TraceError> {
     let path = path.as_ref();
-    let mut file = File::open(path).map_err(|error| TraceError::file(path, error))?;
+    let mut file = open_file(path).map_err(|problem| TraceError::file(path, problem))?;
     let magic = input::magic(&mut file).map_err(|error| TraceError::file(path, error))?;
     let rows = if magic == input::PARQUET_MAGIC {
         Rows::Parquet(
@@ -36,8 +37,17 @@ pub fn open(path: impl AsRef<Path>) -> Result<TraceReader, TraceError> {
         let lines = Lines::new(magic, file).map_err(|error| TraceError::file(path, error))?;
         Rows::Text(TextRows::new(path, lines)?)
     };
-    let checker = Checker::default();
+    let checker = Checker::new(rows.format());
     Ok(TraceReader { path: path.to_owned(), rows, checker, requests: 0, ended: false })
+}
+
+fn open_file(path: &Path) -> Result<File, Problem> {
+    let explain = |error: io::Error| {
+        let is_missing = error.kind() == io::ErrorKind::NotFound;
+        if is_missing { Problem::NotFound } else { Problem::Io(error) }
+    };
+    let file = File::open(path).map_err(explain)?;
+    if file.metadata()?.is_dir() { Err(Problem::Folder) } else { Ok(file) }
 }
 
 /// The requests of an open trace, in trace order. Ends after the first error.
@@ -53,10 +63,7 @@ pub struct TraceReader {
 impl TraceReader {
     /// The format that the content was found to be.
     pub fn format(&self) -> Format {
-        match &self.rows {
-            Rows::Text(rows) => rows.format,
-            Rows::Parquet(_) => Format::LodestarParquet,
-        }
+        self.rows.format()
     }
 
     /// Rows left out so far because they are not requests that a model answered.
@@ -112,6 +119,15 @@ impl Iterator for TraceReader {
 enum Rows {
     Text(TextRows),
     Parquet(ParquetRows),
+}
+
+impl Rows {
+    fn format(&self) -> Format {
+        match self {
+            Self::Text(rows) => rows.format,
+            Self::Parquet(_) => Format::LodestarParquet,
+        }
+    }
 }
 
 /// The rows of any text format.
@@ -213,7 +229,7 @@ impl TextRows {
         } else {
             0
         });
-        let request = row.into_request(self.requests, origin_ns)?;
+        let request = row.into_request(self.requests, self.format, origin_ns)?;
         self.requests += 1;
         Ok(request)
     }

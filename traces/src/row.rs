@@ -1,6 +1,7 @@
 //! What a foreign format says about one request, before it has an id and a place in the trace.
 
 use crate::error::{Problem, RowError};
+use crate::format::Format;
 use crate::request::{Arrival, Source, Span, TraceRequest};
 
 #[derive(Debug)]
@@ -18,9 +19,15 @@ impl Row {
         vec![Span { source: Source::Private(id), start: 0, tokens }]
     }
 
-    pub(crate) fn into_request(self, id: u64, origin_ns: u64) -> Result<TraceRequest, RowError> {
+    pub(crate) fn into_request(
+        self,
+        id: u64,
+        format: Format,
+        origin_ns: u64,
+    ) -> Result<TraceRequest, RowError> {
         let Some(ns) = self.at_ns.checked_sub(origin_ns) else {
-            return Err(Problem::Backwards { this_ns: self.at_ns, previous_ns: origin_ns }.into());
+            let problem = Problem::Backwards { this_ns: self.at_ns, previous_ns: origin_ns };
+            return Err(RowError::in_field(format.fields().arrival, problem));
         };
         Ok(TraceRequest {
             id,

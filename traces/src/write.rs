@@ -37,10 +37,23 @@ pub fn write<R: Borrow<TraceRequest>>(
     writer.finish().map(drop)
 }
 
+/// Where the file really lies. A rename would replace a link by a file, and a device too.
+fn resolve(path: &Path) -> Result<PathBuf, Problem> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(path.canonicalize()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
+            Ok(path.to_owned())
+        }
+        Ok(_) | Err(_) => Err(Problem::Occupied),
+    }
+}
+
 /// A trace file in the making. Dropped before [`TraceWriter::finish`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct TraceWriter {
     path: PathBuf,
+    /// The file behind the path, if that is a link.
+    destination: PathBuf,
     // Before the draft, which cannot be removed everywhere while it is open.
     sink: Sink,
     partial: Partial,
@@ -53,14 +66,16 @@ impl TraceWriter {
     ///
     /// # Errors
     ///
-    /// If the format is only read, or the file cannot be created.
+    /// If the format is only read, `path` is something else than a file, or the file cannot be created.
     pub fn create(path: impl AsRef<Path>, format: Format) -> Result<Self, TraceError> {
         let path = path.as_ref().to_owned();
         let fail = |problem| TraceError::file(&path, problem);
-        let partial = Partial::beside(&path);
+        let destination = resolve(&path).map_err(fail)?;
+        let partial = Partial::beside(&destination);
         let file = BufWriter::new(File::create(&partial.0).map_err(|error| fail(error.into()))?);
         let sink = Sink::new(&path, format, file).map_err(fail)?;
-        Ok(Self { partial, sink, checker: Checker::default(), requests: 0, path })
+        let checker = Checker::new(Format::LodestarJsonl);
+        Ok(Self { partial, sink, checker, requests: 0, destination, path })
     }
 
     /// Appends a request.
@@ -82,7 +97,7 @@ impl TraceWriter {
     ///
     /// If it holds no request, or writing fails.
     pub fn finish(self) -> Result<u64, TraceError> {
-        let Self { path, partial, sink, requests, .. } = self;
+        let Self { path, destination, partial, sink, requests, .. } = self;
         let finish = || {
             if requests == 0 {
                 return Err(Problem::Empty);
@@ -90,7 +105,7 @@ impl TraceWriter {
             let file = sink.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
             // On disk before it has its name: a crash must not leave a short file under it.
             file.sync_all()?;
-            std::fs::rename(&partial.0, &path)?;
+            std::fs::rename(&partial.0, &destination)?;
             Ok(requests)
         };
         finish().map_err(|problem| TraceError::file(&path, problem))

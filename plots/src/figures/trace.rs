@@ -41,12 +41,22 @@ pub(crate) fn draw(info: &TraceInfoFigure) -> Canvas {
     canvas
 }
 
+/// Steps of the rate curve that are drawn: there are not more pixels. A longer trace takes several minutes
+/// a step.
+const RATE_STEPS: usize = 2000;
+
 /// Steps, because the number of a minute holds for all of it.
 fn rate(info: &TraceInfoFigure) -> Panel {
-    let minutes = (0..).map(|minute| f64::from(minute) * 60.0);
-    let steps = info.requests_per_minute.iter().zip(minutes);
-    let points: Vec<_> = steps
-        .flat_map(|(count, start)| [(start, *count as f64), (start + 60.0, *count as f64)])
+    let minutes = info.requests_per_minute.len().div_ceil(RATE_STEPS).max(1);
+    let starts = (0..).map(|step| f64::from(step) * 60.0 * minutes as f64);
+    let points: Vec<_> = info
+        .requests_per_minute
+        .chunks(minutes)
+        .zip(starts)
+        .flat_map(|(counts, start)| {
+            let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
+            [(start, mean), (start + 60.0 * counts.len() as f64, mean)]
+        })
         .collect();
     let highest = points.iter().map(|point| point.1).fold(0.0_f64, f64::max);
     Panel {
@@ -82,5 +92,30 @@ fn hit_ratio(info: &TraceInfoFigure) -> Panel {
         x: Axis::log("cache capacity (tokens, logarithmic)", capacities, Format::Short),
         y: Axis::percent("share of prompt tokens"),
         series: vec![Series { points, colour: colour::series(2) }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(requests_per_minute: Vec<u64>) -> Vec<(f64, f64)> {
+        let info = TraceInfoFigure {
+            name: String::new(),
+            requests_per_minute,
+            prompt_tokens: vec![1],
+            output_tokens: vec![1],
+            hit_ratio_by_capacity: vec![(1, 0.0)],
+        };
+        rate(&info).series.swap_remove(0).points
+    }
+
+    #[test]
+    fn a_long_trace_has_longer_steps_not_more() {
+        assert_eq!(points(vec![3, 5]), [(0.0, 3.0), (60.0, 3.0), (60.0, 5.0), (120.0, 5.0)]);
+        let year = points((0..4001).map(|minute| minute % 3).collect());
+        assert_eq!(year.len(), 2 * 1334);
+        assert_eq!(year[..2], [(0.0, 1.0), (180.0, 1.0)]);
+        assert_eq!(year[2667..], [(4001.0 * 60.0, 0.5)]);
     }
 }

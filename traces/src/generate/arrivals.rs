@@ -123,7 +123,7 @@ impl Arrivals {
             Self::Gamma { cv, .. } | Self::Weibull { cv, .. } => {
                 if !CV_RANGE.contains(cv) {
                     let (least, most) = CV_RANGE.into_inner();
-                    let complaint = format!("is {cv}, expected {least} to {most}");
+                    let complaint = format!("is {cv:?}, expected {least} to {most}");
                     return Err(WorkloadError::new("cv", complaint));
                 }
             }
@@ -147,7 +147,7 @@ impl Arrivals {
         if (1e-6..=1e6).contains(&rate_rps) {
             return Ok(());
         }
-        let complaint = format!("is {rate_rps} on average, expected 0.000001 to 1000000");
+        let complaint = format!("is {rate_rps:?} on average, expected 0.000001 to 1000000");
         Err(WorkloadError::new("rate_rps", complaint))
     }
 
@@ -262,7 +262,7 @@ fn fraction(field: &str, value: f64) -> Result<(), WorkloadError> {
     if (0.0..=1.0).contains(&value) {
         return Ok(());
     }
-    Err(WorkloadError::new(field, format!("is {value}, expected 0 to 1")))
+    Err(WorkloadError::new(field, format!("is {value:?}, expected 0 to 1")))
 }
 
 /// The Weibull shape with this ratio of deviation to mean. No closed form; bisected.

@@ -204,14 +204,14 @@ pub(crate) fn at_least(least: f64, field: &str, value: f64) -> Result<(), Worklo
     if (least..=LARGEST).contains(&value) {
         return Ok(());
     }
-    Err(WorkloadError::new(field, format!("is {value}, expected a number of at least {least}")))
+    Err(WorkloadError::new(field, format!("is {value:?}, expected a number of at least {least}")))
 }
 
 pub(crate) fn positive(field: &str, value: f64) -> Result<(), WorkloadError> {
     if value > 0.0 && value <= LARGEST {
         return Ok(());
     }
-    Err(WorkloadError::new(field, format!("is {value}, expected a number above 0")))
+    Err(WorkloadError::new(field, format!("is {value:?}, expected a number above 0")))
 }
 
 /// A number of things that are all held in memory.
@@ -220,5 +220,5 @@ pub(crate) fn count(field: &str, value: u32) -> Result<(), WorkloadError> {
     if (1..=MOST).contains(&value) {
         return Ok(());
     }
-    Err(WorkloadError::new(field, format!("is {value}, expected 1 to {MOST}")))
+    Err(WorkloadError::new(field, format!("is {value:?}, expected 1 to {MOST}")))
 }

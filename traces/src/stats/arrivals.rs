@@ -3,9 +3,14 @@
 use std::fmt;
 
 const NS_PER_SECOND: f64 = 1e9;
-const MINUTE_NS: u64 = 60_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+const MINUTE_NS: u64 = 60 * SECOND_NS;
+/// More than a year of seconds. A recording of decades at one request a month is not worth a count per
+/// second of it.
+const MOST_WINDOWS: u64 = 40_000_000;
 
-/// Statistics of arrival times. What needs more requests than there are is absent.
+/// Statistics of arrival times. What needs more requests than there are is absent, and so is what would
+/// need counts in more than 40 million windows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ArrivalStats {
     /// From the first to the last arrival, seconds.
@@ -35,40 +40,41 @@ impl ArrivalStats {
         };
         let span_ns = last_ns - first_ns;
         let span_s = span_ns as f64 / NS_PER_SECOND;
-        let per_second = counts(arrivals_ns, 1_000_000_000);
+        let per_second = counts(arrivals_ns, SECOND_NS);
         let per_minute = counts(arrivals_ns, MINUTE_NS);
-        // A partial window at the end would look like a lull.
-        let whole =
-            |counts: &[u32], window_ns: u64| counts[..(span_ns / window_ns) as usize].to_vec();
-        let whole_minutes = whole(&per_minute, MINUTE_NS);
+        let whole_minutes = whole(&per_minute);
         Self {
             span_s,
             rate_rps: (span_ns > 0).then(|| arrivals_ns.len() as f64 / span_s),
             gap_cv: gap_cv(arrivals_ns),
-            idc_1s: dispersion(&whole(&per_second, 1_000_000_000)),
-            idc_60s: dispersion(&whole_minutes),
+            idc_1s: dispersion(whole(&per_second)),
+            idc_60s: dispersion(whole_minutes),
             peak_to_mean_minute: whole_minutes
                 .iter()
                 .max()
-                .and_then(|&peak| Some(f64::from(peak) / mean(&whole_minutes)?)),
+                .and_then(|&peak| Some(f64::from(peak) / mean(whole_minutes)?)),
             per_minute,
         }
     }
 }
 
-/// Arrivals in windows from the first arrival on.
+/// The windows that lie within the span. The last one does not, and would look like a lull.
+fn whole(counts: &[u32]) -> &[u32] {
+    counts.split_last().map_or(&[], |(_, whole)| whole)
+}
+
+/// Arrivals in windows from the first arrival on; none if there would be too many windows.
 fn counts(arrivals_ns: &[u64], window_ns: u64) -> Vec<u32> {
     let (Some(first_ns), Some(last_ns)) = (arrivals_ns.first(), arrivals_ns.last()) else {
         return Vec::new();
     };
     let windows = (last_ns - first_ns) / window_ns + 1;
-    // A recording of years at one request a month is not worth a count per second of it.
-    const MOST_WINDOWS: u64 = 100_000_000;
-    let mut counts = vec![0; windows.min(MOST_WINDOWS) as usize];
+    if windows > MOST_WINDOWS {
+        return Vec::new();
+    }
+    let mut counts = vec![0; windows as usize];
     for ns in arrivals_ns {
-        if let Some(count) = counts.get_mut(((ns - first_ns) / window_ns) as usize) {
-            *count += 1;
-        }
+        counts[((ns - first_ns) / window_ns) as usize] += 1;
     }
     counts
 }
@@ -124,6 +130,16 @@ mod tests {
         assert_eq!((stats.gap_cv, stats.idc_1s), (Some(0.0), Some(0.0)));
         assert_eq!(stats.peak_to_mean_minute, Some(1.0));
         assert_eq!(stats.per_minute, [120, 120, 120, 120, 120, 1]);
+    }
+
+    #[test]
+    fn decades_have_a_rate_but_no_counts() {
+        let stats = ArrivalStats::of(&[0, 2_300_000_000_000_000_000]);
+        assert_eq!((stats.idc_1s, stats.gap_cv), (None, Some(0.0)));
+        assert!(stats.rate_rps.is_some_and(|rate| rate > 0.0));
+        assert_eq!(stats.per_minute.len(), 38_333_334);
+        let year = ArrivalStats::of(&[0, 365 * 86_400 * SECOND_NS]);
+        assert!(year.idc_1s.is_some());
     }
 
     #[test]

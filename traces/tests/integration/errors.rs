@@ -62,7 +62,12 @@ fn files_that_are_no_trace() {
     );
     says("{\"prompt\": \"hello\"}", 1, &["not a known trace format"]);
     says([0xff, 0xfe, 0x00], 1, &["not UTF-8"]);
-    assert!(matches!(open("/no/such/trace").unwrap_err().problem(), Problem::Io(_)));
+    let missing = open("/no/such/trace").unwrap_err();
+    assert!(matches!(missing.problem(), Problem::NotFound), "{missing}");
+    assert!(missing.to_string().ends_with("there is no such file; check the path"), "{missing}");
+    let folder = Folder::new();
+    let message = open(folder.path("")).unwrap_err().to_string();
+    assert!(message.ends_with("is a folder, not a trace; name a file in it"), "{message}");
 }
 
 #[test]
@@ -73,6 +78,12 @@ fn cut_and_damaged_streams() {
         assert!(message.contains(&format!("{name} stream ends early")), "{message}");
         assert!(message.contains("download it again"), "{message}");
     }
+    for rest in [&b"x"[..], b"<html>504 Gateway Time-out</html>", &[0; 512]] {
+        let (message, _) = complaint([&gzip(&whole)[..], rest].concat());
+        assert!(message.contains("gzip data (other bytes follow the end"), "{message}");
+    }
+    let (message, _) = complaint([&zstd(&whole)[..], b"<html>"].concat());
+    assert!(message.contains("damaged zstd data"), "{message}");
     let mut damaged = gzip(&whole);
     let in_checksum = damaged.len() - 6;
     damaged[in_checksum] ^= 0x55;
@@ -129,8 +140,8 @@ fn values_that_cannot_be() {
     says(row("1", "99999999", "1"), 2, &["`input_length` is 99999999, above the limit"]);
     says(row("1e30", "5", "1"), 2, &["`timestamp` is 1e30, above the limit"]);
     says(row("NaN", "5", "1"), 2, &["` is NaN, not a finite number"]);
-    says(row("1", "0", "1"), 2, &["`prompt` is 0 tokens"]);
-    says(row("1", "5", "0"), 2, &["`output_tokens` is 0 tokens"]);
+    says(row("1", "0", "1"), 2, &["`input_length` is 0 tokens"]);
+    says(row("1", "5", "0"), 2, &["`output_length` is 0 tokens"]);
     says(format!("{AZURE}yesterday,10,3\n"), 3, &["`TIMESTAMP` is yesterday, expected a UTC time"]);
     says(
         format!("{AZURE}2023-11-16 18:17:04,nan,3\n"),
@@ -158,13 +169,17 @@ fn rows_that_contradict_themselves() {
 
 #[test]
 fn rows_that_contradict_each_other() {
-    says(format!("{AZURE}2023-11-16 18:17:02,10,3\n"), 3, &["sort the file by time"]);
+    says(
+        format!("{AZURE}2023-11-16 18:17:02,10,3\n"),
+        3,
+        &["`TIMESTAMP` is", "sort the file by time"],
+    );
     says(
         mooncake(
             "{\"timestamp\": 7, \"input_length\": 9, \"output_length\": 1}\n{\"timestamp\": 6, \"input_length\": 9, \"output_length\": 1}",
         ),
         3,
-        &["6000000 ns", "7000000 ns", "sort the file by time"],
+        &["`timestamp` is 6000000 ns", "7000000 ns", "sort the file by time"],
     );
     says(format!("{HEADER}{REQUEST}{REQUEST}"), 3, &["`id` is 0", "must be unique"]);
     let after = |request| {
@@ -174,6 +189,22 @@ fn rows_that_contradict_each_other() {
     };
     says(format!("{HEADER}{}", after(0)), 2, &["`after` names request 0, which does not precede"]);
     says(format!("{HEADER}{REQUEST}{}", after(1)), 3, &["`after` names request 1"]);
+    says(
+        format!("{HEADER}{REQUEST}{}", REQUEST.replace(":0,", ":1,").replace(":9,", ":8,")),
+        3,
+        &["`at_ns` is 8 ns"],
+    );
+    let quotes =
+        |id| REQUEST.replace("\"id\":0", "\"id\":1").replace("h1:4", &format!("h1:4 o{id}:3"));
+    assert!(complaint(format!("{HEADER}{REQUEST}{}", quotes(0)) + "x").0.contains("line 4"));
+    for id in [1, 2, 7] {
+        let part = format!("`prompt` quotes the answer to request {id} (o{id})");
+        says(
+            format!("{HEADER}{REQUEST}{}{}", quotes(id), REQUEST.replace(":0,", ":2,")),
+            3,
+            &[&part, "does not precede this one; order the requests or add it"],
+        );
+    }
     says(
         format!("{HEADER}{}", REQUEST.replace("\"at_ns\":9,", "")),
         2,

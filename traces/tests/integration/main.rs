@@ -5,6 +5,7 @@
 )]
 
 mod damage;
+mod destinations;
 mod errors;
 mod formats;
 mod generators;

@@ -1,8 +1,8 @@
 //! What reading options do to a trace, and what the notes say about it.
 
 use lodestar_traces::{
-    Arrival, Format, OverLong, ReadOptions, SharedPrefix, Source, Spread, Trace, TraceRequest,
-    read_all, write,
+    Arrival, Format, OverLong, ReadOptions, SharedPrefix, Source, Span, Spread, Trace,
+    TraceRequest, read_all, write,
 };
 
 use crate::support::{Folder, hash, private};
@@ -176,6 +176,36 @@ fn what_follows_a_request_left_out_is_left_out() {
 }
 
 #[test]
+fn a_quote_of_a_request_left_out_stays_as_text() {
+    let request = |id: u64, prompt| TraceRequest {
+        id,
+        arrival: Arrival::At { ns: id * S },
+        prompt,
+        output_tokens: 5,
+        session: None,
+        priority: 0,
+        cache_salt: None,
+    };
+    let answer = |id| Span { source: Source::Output(id), start: 0, tokens: 5 };
+    let requests = [
+        request(0, vec![hash(1, 9)]),
+        request(1, vec![hash(1, 9), answer(0), private(1, 3)]),
+        request(2, vec![hash(1, 9), answer(0), answer(1)]),
+    ];
+    let folder = Folder::new();
+    let path = folder.path("t.jsonl");
+    write(&path, Format::LodestarJsonl, &requests).unwrap();
+    let late = ReadOptions { window: Some("1s..".parse().unwrap()), ..ReadOptions::default() };
+    let kept = read_all(&path, &late).unwrap().requests;
+    let text = Span { source: Source::Hash(1 << 63), ..answer(0) };
+    assert_eq!(kept[0].prompt, [hash(1, 9), text, private(1, 3)]);
+    assert_eq!(kept[1].prompt, [hash(1, 9), text, answer(1)]);
+    let cut = folder.path("cut.jsonl");
+    write(&cut, Format::LodestarJsonl, &kept).unwrap();
+    assert_eq!(read_all(&cut, &ReadOptions::default()).unwrap().requests, kept);
+}
+
+#[test]
 fn impossible_options_are_refused() {
     let base = ReadOptions::default();
     let late = Some("1h..2h".parse().unwrap());
@@ -186,8 +216,10 @@ fn impossible_options_are_refused() {
         (ReadOptions { max_prompt_tokens: Some(0), ..base.clone() }, "`max_prompt_tokens` is 0"),
         (
             ReadOptions { shared_prefix: Some(SharedPrefix::of_tokens(0)), ..base.clone() },
-            "tokens is 0",
+            "`shared_prefix.tokens` is 0",
         ),
+        (ReadOptions { rate_scale: 1e300, ..base.clone() }, "`rate_scale` is 1e300, expected"),
+        (ReadOptions { over_long: OverLong::Drop, ..base.clone() }, "`over_long` has no effect"),
         (ReadOptions { window: late, ..base }, "no request is left"),
     ] {
         let error = read(&azure(3), &options).unwrap_err();

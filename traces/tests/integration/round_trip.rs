@@ -22,6 +22,19 @@ fn span() -> impl Strategy<Value = Span> {
         .prop_map(|(source, start, tokens)| Span { source, start, tokens })
 }
 
+/// The spans, with answers taken from the requests before the one at `index`.
+fn quoting_earlier(mut prompt: Vec<Span>, first_id: u64, index: u64) -> Vec<Span> {
+    for span in &mut prompt {
+        if let Source::Output(number) = span.source {
+            span.source = match number.checked_rem(index) {
+                Some(earlier) => Source::Output(first_id + 3 * earlier),
+                None => Source::Hash(number),
+            };
+        }
+    }
+    prompt
+}
+
 /// Valid requests: ids unique, arrivals in order, predecessors present.
 pub(crate) fn requests() -> impl Strategy<Value = Vec<TraceRequest>> {
     let request = (
@@ -48,6 +61,7 @@ pub(crate) fn requests() -> impl Strategy<Value = Vec<TraceRequest>> {
                     }
                 };
                 let id = first_id + 3 * index as u64;
+                let prompt = quoting_earlier(prompt, first_id, index as u64);
                 TraceRequest { id, arrival, prompt, output_tokens, session, priority, cache_salt }
             };
         parts.into_iter().enumerate().map(build).collect()

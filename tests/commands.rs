@@ -1,0 +1,102 @@
+//! What the command line says to wrong arguments and files: one line that names the flag, the file or the
+//! field, and what to do; exit code 2.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first surprise; clippy knows #[test] only"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TRACE: &str = "{\"lodestar_trace\":1}\n\
+    {\"id\":0,\"at_ns\":0,\"prompt\":\"h1:40\",\"output_tokens\":4}\n\
+    {\"id\":1,\"at_ns\":9,\"prompt\":\"h1:40 p1:3\",\"output_tokens\":4}\n";
+
+/// A folder with a small trace in it, where commands are run.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("t.jsonl"), TRACE).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn lodestar(&self, arguments: &str) -> (i32, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_lodestar"))
+            .args(arguments.split(' '))
+            .current_dir(self.path())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// The one line of a command that is refused.
+    #[track_caller]
+    fn refusal(&self, arguments: &str) -> String {
+        let (code, _, stderr) = self.lodestar(arguments);
+        assert_eq!(code, 2, "{arguments}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{arguments}: {stderr}");
+        stderr.strip_prefix("error: ").unwrap().trim_end().to_owned()
+    }
+}
+
+#[test]
+fn a_flag_out_of_range_is_named() {
+    let folder = Folder::new();
+    for (arguments, part) in [
+        ("trace info t.jsonl --rate-scale 0", "--rate-scale is 0.0, expected 0.000001 to 1000000"),
+        ("trace info t.jsonl --rate-scale NaN", "--rate-scale is NaN"),
+        ("trace info t.jsonl --rate-scale=-1", "--rate-scale is -1.0"),
+        ("trace info t.jsonl --rate-scale 1e300", "--rate-scale is 1e300"),
+        ("trace info t.jsonl --shared-prefix-tokens 0", "--shared-prefix-tokens is 0"),
+        ("trace info t.jsonl --over-long drop", "--over-long has no effect without --max-prompt"),
+        ("trace info t.jsonl --over-long clip", "--over-long has no effect without --max-prompt"),
+        ("trace generate g.jsonl --workload demo --rate 0", "--rate 0.0: "),
+        ("trace generate g.jsonl --workload demo --rate 1e300", "--rate 1e300: "),
+        ("trace generate g.jsonl --workload demo --requests 0", "`requests` is 0"),
+        ("trace convert t.jsonl out.parquet.gz", ".jsonl, .jsonl.gz, .jsonl.zst, .parquet"),
+        ("trace convert t.jsonl /dev/null --format jsonl", "is not a regular file"),
+        ("trace info absent.jsonl", "absent.jsonl: there is no such file; check the path"),
+        ("trace info .", ".: is a folder, not a trace"),
+        ("replay t.jsonl --fleet l4:1 --policy x --out o", "unknown policy \"x\""),
+    ] {
+        let message = folder.refusal(arguments);
+        assert!(message.contains(part), "{arguments}: {message}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was written");
+}
+
+#[test]
+fn lists_may_have_spaces_and_capitals() {
+    let folder = Folder::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_lodestar"))
+        .args(["replay", "t.jsonl", "--out", "o", "--threads", "1000000000"])
+        .args(["--fleet", "L4:1, a100:1", "--policy", "Random, round-robin"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(folder.path().join("o/random/requests.parquet").is_file());
+}
+
+#[test]
+fn a_trace_of_decades_can_be_drawn() {
+    let folder = Folder::new();
+    let late = TRACE.replace("\"at_ns\":9", "\"at_ns\":2300000000000000000");
+    fs::write(folder.path().join("t.jsonl"), late).unwrap();
+    for arguments in ["trace info t.jsonl", "trace info t.jsonl --rate-scale 1000 --plot rate.9"] {
+        let (code, stdout, stderr) = folder.lodestar(arguments);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("span"), "{stdout}");
+    }
+    let figure: PathBuf = folder.path().join("rate.9.svg");
+    assert!(fs::metadata(figure).unwrap().len() < 500_000);
+}
