@@ -56,7 +56,8 @@ struct Files {
     golden: PathBuf,
 }
 
-/// All cases of a folder, by name. A case without its golden is an error, not a skipped case.
+/// All cases of a folder, by name. A case without its golden is an error, not a skipped case, and so is a
+/// golden without its case.
 fn find_cases(folder: &Path) -> anyhow::Result<Vec<Files>> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot read folder {}", folder.display()))?;
@@ -72,7 +73,13 @@ fn find_cases(folder: &Path) -> anyhow::Result<Vec<Files>> {
         else {
             continue;
         };
-        if name.ends_with(".golden") {
+        if let Some(case) = name.strip_suffix(".golden") {
+            let has = |ending: &str| names.binary_search(&format!("{case}{ending}")).is_ok();
+            ensure!(
+                has(".json") || has(".json.gz"),
+                "{}: no {case}.json[.gz] beside it; add the case or remove the golden",
+                folder.join(file).display()
+            );
             continue;
         }
         let golden = [format!("{name}.golden.json"), format!("{name}.golden.json.gz")]
@@ -110,6 +117,12 @@ fn verify(files: &Files) -> anyhow::Result<Outcome> {
         files.golden.display(),
         recording.format,
         Recording::FORMAT
+    );
+    ensure!(
+        recording.input_sha256 == case.input_sha256,
+        "{}: recorded from another case than {} (input_sha256 differs); record it again",
+        files.golden.display(),
+        files.case.display()
     );
     let outcome = replay(&case, &recording, Pace::StepByStep)
         .and_then(|exact| replay(&case, &recording, Pace::FastForward).map(|_| exact));

@@ -100,3 +100,36 @@ fn a_trace_of_decades_can_be_drawn() {
     let figure: PathBuf = folder.path().join("rate.9.svg");
     assert!(fs::metadata(figure).unwrap().len() < 500_000);
 }
+
+/// A folder with a case of the committed recordings, changed.
+fn golden_folder(change: impl Fn(String) -> String) -> Folder {
+    let folder = Folder::new();
+    fs::remove_file(folder.path().join("t.jsonl")).unwrap();
+    let recordings = concat!(env!("CARGO_MANIFEST_DIR"), "/sim/tests/golden");
+    for name in ["c01_single.json", "c01_single.golden.json"] {
+        let text = fs::read_to_string(Path::new(recordings).join(name)).unwrap();
+        fs::write(folder.path().join(name), change(text)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn a_golden_belongs_to_its_case() {
+    let verify = "verify --golden .";
+    let folder = golden_folder(|text| text);
+    let (code, stdout, _) = folder.lodestar(verify);
+    assert_eq!((code, stdout.as_str()), (0, "1 of 1 cases exact, 12 steps\n"));
+    fs::copy(folder.path().join("c01_single.golden.json"), folder.path().join("x.golden.json.gz"))
+        .unwrap();
+    let message = folder.refusal(verify);
+    assert!(message.contains("x.golden.json.gz: no x.json[.gz] beside it"), "{message}");
+
+    let other = golden_folder(|text| text.replace("one request, prefill", "a request, prefill"));
+    let message = other.refusal(verify);
+    assert!(message.contains("c01_single.golden.json: recorded from another case"), "{message}");
+    let late = golden_folder(|text| {
+        text.replace("\"arrival_us\":0", "\"arrival_us\":18446744073709551615")
+    });
+    let message = late.refusal(verify);
+    assert!(message.contains("c01_single.json: request `a`: `arrival_us` is 1844"), "{message}");
+}

@@ -116,7 +116,7 @@ pub enum ManifestError {
     #[error("it has format version {0}, this Lodestar reads version {FORMAT_VERSION}")]
     Version(u32),
     /// Ours, and broken.
-    #[error("it is damaged: {0}")]
+    #[error("it is damaged")]
     Damaged(#[from] serde_json::Error),
 }
 

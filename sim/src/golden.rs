@@ -6,6 +6,9 @@
 //! no command that writes a golden from our own output.
 
 mod case;
+mod input_digest;
+mod limits;
+mod raw_case;
 mod recording;
 mod replay;
 

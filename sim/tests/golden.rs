@@ -45,6 +45,7 @@ fn replay_all(folder: &Path) -> usize {
             .unwrap();
         let case = Case::parse(&read(path)).unwrap();
         let recording: Recording = serde_json::from_str(&read(&golden)).unwrap();
+        assert_eq!(case.input_sha256, recording.input_sha256, "{}", case.name);
         for pace in [Pace::StepByStep, Pace::FastForward] {
             if let Err(difference) = replay(&case, &recording, pace) {
                 differences.push(format!("{}, {pace:?}: {difference}", case.name));

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use lodestar_traces::{Source, Span};
-use serde::Deserialize;
 
-use crate::engine::{EngineConfig, SchedulingPolicy};
+use super::input_digest::input_sha256;
+use super::limits;
+use super::raw_case::{RawCase, RawRequest, RawSegment};
+use crate::engine::EngineConfig;
 use crate::step_time::RecordedStepTime;
 
 /// A workload with everything that decides what a scheduler does with it.
@@ -13,6 +15,8 @@ use crate::step_time::RecordedStepTime;
 pub struct Case {
     /// Name of the case.
     pub name: String,
+    /// Digest of the input, as a recording of it states it.
+    pub input_sha256: String,
     /// Engine settings.
     pub config: EngineConfig,
     /// Law of the step times.
@@ -81,6 +85,30 @@ pub enum CaseError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// A number with which a replay could overflow.
+    #[error("`{field}` is {value}, above the limit of {limit}; lower it")]
+    TooLarge {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+        /// The largest value.
+        limit: u64,
+    },
+    /// Steps that could together take longer than time is counted.
+    #[error(
+        "`{field}` is {coefficient}: a step could take {longest_ns} ns of it, and {steps} steps decades; lower it"
+    )]
+    TooSlow {
+        /// Which coefficient.
+        field: &'static str,
+        /// Its value.
+        coefficient: u64,
+        /// What it may contribute to a step.
+        longest_ns: u128,
+        /// Tokens of all requests.
+        steps: u128,
+    },
     /// Settings that vLLM refuses.
     #[error("config")]
     Config(#[from] crate::engine::InvalidConfig),
@@ -93,11 +121,13 @@ impl Case {
     /// Whatever is missing, contradictory or refused by vLLM at start-up.
     pub fn parse(json: &str) -> Result<Self, CaseError> {
         let raw: RawCase = serde_json::from_str(json)?;
+        let input_sha256 = input_sha256(&serde_json::from_str(json)?);
         let config = raw.config.resolve();
         config.validate()?;
         let requests = resolve_requests(&raw.requests, raw.hash_block)?;
-        Ok(Self {
+        let case = Self {
             name: raw.name,
+            input_sha256,
             config,
             step_time: RecordedStepTime {
                 a_ns: raw.step_time.a_ns,
@@ -108,7 +138,15 @@ impl Case {
             empty_us: raw.step_time.empty_us,
             records_blocks: raw.trace.blocks,
             requests,
-        })
+        };
+        limits::check(&case)?;
+        Ok(case)
+    }
+}
+
+impl CaseError {
+    pub(super) fn in_request(self, id: &str) -> Self {
+        Self::Request { request: id.to_owned(), problem: self.to_string() }
     }
 }
 
@@ -155,6 +193,9 @@ fn salt_id(salt: &str) -> u64 {
     })
 }
 
+/// Quotes of later requests within each other; earlier ones are spelled already.
+const DEEPEST_QUOTE: usize = 100;
+
 /// Spells out prompts, which may quote each other.
 struct Prompts<'a> {
     raw: &'a [RawRequest],
@@ -188,8 +229,8 @@ impl Prompts<'_> {
         if let Some(spans) = &self.spelled[at] {
             return Ok(spans.clone());
         }
-        if depth > self.raw.len() {
-            return Err(request.fail("the prompt quotes itself"));
+        if depth > DEEPEST_QUOTE {
+            return Err(request.fail("the prompt quotes itself, or a long chain of later requests"));
         }
         let mut spans = Vec::new();
         match (&request.segments, &request.hash_ids, request.prompt_len) {
@@ -200,8 +241,12 @@ impl Prompts<'_> {
             }
             (None, Some(ids), Some(tokens)) => {
                 self.append_hashed(request, ids, tokens, &mut spans)?;
+                self.check_length(request, &spans)?;
             }
             _ => return Err(request.fail("give either `segments` or `hash_ids` and `prompt_len`")),
+        }
+        if spans.is_empty() {
+            return Err(request.fail("the prompt is empty; vLLM needs at least one token"));
         }
         self.spelled[at] = Some(spans.clone());
         Ok(spans)
@@ -231,6 +276,18 @@ impl Prompts<'_> {
             }
         }
         spans.retain(|span| span.tokens > 0);
+        self.check_length(request, spans)
+    }
+
+    /// After every segment: a prompt that quotes two that quote two grows beyond memory.
+    fn check_length(&self, request: &RawRequest, spans: &[Span]) -> Result<(), CaseError> {
+        let tokens: u64 = spans.iter().map(|span| u64::from(span.tokens)).sum();
+        if tokens > u64::from(limits::MAX_TOKENS) {
+            let limit = limits::MAX_TOKENS;
+            return Err(
+                request.fail(format!("the prompt is {tokens} tokens, above the limit of {limit}"))
+            );
+        }
         Ok(())
     }
 
@@ -255,122 +312,4 @@ impl Prompts<'_> {
         }
         Ok(())
     }
-}
-
-#[derive(Deserialize)]
-struct RawCase {
-    name: String,
-    #[serde(default)]
-    config: RawConfig,
-    #[serde(default = "default_hash_block")]
-    hash_block: u32,
-    #[serde(default)]
-    step_time: RawStepTime,
-    #[serde(default)]
-    trace: RawTrace,
-    requests: Vec<RawRequest>,
-}
-
-const fn default_hash_block() -> u32 {
-    512
-}
-
-#[derive(Default, Deserialize)]
-struct RawTrace {
-    #[serde(default)]
-    blocks: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawStepTime {
-    a_ns: u64,
-    b_ns: u64,
-    c_ns: u64,
-    d_ns: u64,
-    empty_us: u64,
-}
-
-/// The recorder's defaults, as [`RawConfig`]'s below.
-impl Default for RawStepTime {
-    fn default() -> Self {
-        Self { a_ns: 5_000_000, b_ns: 50_000, c_ns: 20_000, d_ns: 20, empty_us: 1000 }
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawConfig {
-    num_blocks: Option<u32>,
-    block_size: Option<u32>,
-    max_num_batched_tokens: Option<u32>,
-    max_num_seqs: Option<u32>,
-    max_model_len: Option<u32>,
-    enable_prefix_caching: Option<bool>,
-    enable_chunked_prefill: Option<bool>,
-    long_prefill_token_threshold: u32,
-    long_prefill_token_threshold_adaptive: bool,
-    policy: SchedulingPolicy,
-    watermark: f64,
-    scheduler_reserve_full_isl: Option<bool>,
-    max_num_active_seqs: Option<u32>,
-    async_scheduling: bool,
-}
-
-impl RawConfig {
-    fn resolve(&self) -> EngineConfig {
-        let base =
-            EngineConfig::new(self.num_blocks.unwrap_or(1024), self.max_model_len.unwrap_or(8192));
-        EngineConfig {
-            block_size: self.block_size.unwrap_or(base.block_size),
-            max_num_batched_tokens: self
-                .max_num_batched_tokens
-                .unwrap_or(base.max_num_batched_tokens),
-            max_num_seqs: self.max_num_seqs.unwrap_or(base.max_num_seqs),
-            enable_prefix_caching: self.enable_prefix_caching.unwrap_or(true),
-            enable_chunked_prefill: self.enable_chunked_prefill.unwrap_or(true),
-            long_prefill_token_threshold: self.long_prefill_token_threshold,
-            long_prefill_token_threshold_adaptive: self.long_prefill_token_threshold_adaptive,
-            policy: self.policy,
-            watermark: self.watermark,
-            scheduler_reserve_full_isl: self.scheduler_reserve_full_isl.unwrap_or(true),
-            max_num_active_seqs: self.max_num_active_seqs,
-            async_scheduling: self.async_scheduling,
-            ..base
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct RawRequest {
-    id: String,
-    arrival_us: Option<u64>,
-    after: Option<String>,
-    #[serde(default)]
-    delay_us: u64,
-    output_len: u32,
-    #[serde(default)]
-    priority: i32,
-    salt: Option<String>,
-    #[serde(default)]
-    skip_read: bool,
-    out_seed: Option<u64>,
-    abort_us: Option<u64>,
-    hash_ids: Option<Vec<u64>>,
-    prompt_len: Option<u32>,
-    segments: Option<Vec<RawSegment>>,
-}
-
-impl RawRequest {
-    fn fail(&self, problem: impl Into<String>) -> CaseError {
-        CaseError::Request { request: self.id.clone(), problem: problem.into() }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawSegment {
-    Hashed { h: Vec<u64>, n: u32 },
-    Output { o: String, n: u32 },
-    Prompt { p: String, n: Option<u32> },
 }

@@ -9,6 +9,8 @@ pub struct Recording {
     pub format: u32,
     /// Version of vLLM that was recorded.
     pub vllm: String,
+    /// Digest of the case, [`Case::input_sha256`](super::Case::input_sha256).
+    pub input_sha256: String,
     /// Digest over all steps in their canonical text.
     pub trace_sha256: String,
     /// How each request fared, in the case's order.
