@@ -3,6 +3,7 @@
 mod calibrate;
 mod calibrate_requests;
 mod demo;
+mod policies;
 mod progress;
 mod read_options;
 mod replay;
@@ -27,6 +28,7 @@ struct Cli {
 enum Command {
     Calibrate(calibrate::CalibrateArgs),
     Demo(demo::DemoArgs),
+    Policies(policies::PoliciesArgs),
     Replay(replay::ReplayArgs),
     Trace(trace::TraceArgs),
     Validate(validate::ValidateArgs),
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Policies(args) => policies::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Validate(args) => validate::run(&args),

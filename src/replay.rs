@@ -28,7 +28,7 @@ pub(crate) struct ReplayArgs {
     /// The model that every instance serves
     #[arg(long, default_value = "llama-3.1-8b")]
     model: String,
-    /// Policies to compare [default: all of them]
+    /// Policies to compare, as `lodestar policies` lists them, or `all` [default: six basic ones]
     #[arg(long, value_delimiter = ',')]
     policy: Vec<String>,
     /// Of everything that is drawn at random
@@ -68,6 +68,9 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 
 fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
     if names.is_empty() {
+        return Ok(PolicyConfig::basic().into());
+    }
+    if names == ["all"] {
         return Ok(PolicyConfig::all().into());
     }
     Ok(names

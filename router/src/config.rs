@@ -1,10 +1,14 @@
 //! What a router is built from. Each policy's parameters live in its own variant: a flat bag would let
 //! a file set an option that has no effect.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use crate::policy::PrefixCacheParams;
+use crate::information::{Information, PrefixSource, Sources};
+use crate::policy::{DynamoParams, PrefixCacheParams, PrefixHitThresholdParams};
+use crate::time::Duration;
 
 /// Everything a [`Router`](crate::Router) needs besides a seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,12 +20,32 @@ pub struct RouterConfig {
     /// `--block-size`, not zero.
     #[serde(default = "default_block_tokens")]
     pub block_tokens: u32,
+    /// Whether the policy sees what its own implementation sees, or what Lodestar sees.
+    #[serde(default)]
+    pub information: Information,
 }
 
 impl RouterConfig {
     /// The policy, and defaults for the rest.
     pub fn new(policy: PolicyConfig) -> Self {
-        Self { policy, block_tokens: default_block_tokens() }
+        Self { policy, block_tokens: default_block_tokens(), information: Information::default() }
+    }
+
+    /// How often the policy's implementation scrapes metrics; `None` if it uses none, and a simulation
+    /// need not scrape.
+    pub const fn scrape_period(&self) -> Option<Duration> {
+        Sources::of(&self.policy, self.information).scrape_period
+    }
+
+    /// Whether the policy learns of cached blocks by KV events and by nothing else: a driver has to send
+    /// [`Event::BlocksStored`](crate::Event::BlocksStored) and its kin.
+    pub const fn uses_kv_events(&self) -> bool {
+        matches!(Sources::of(&self.policy, self.information).prefix, PrefixSource::KvEvents)
+    }
+
+    /// What the policy sees, for people.
+    pub fn describe_sources(&self) -> String {
+        Sources::of(&self.policy, self.information).to_string()
     }
 }
 
@@ -50,15 +74,124 @@ pub enum PolicyConfig {
     LeastKv,
     /// Longest cached prefix, as long as the load is even.
     PrefixCache(PrefixCacheParams),
+    /// Longest cached prefix above a threshold, else fewest requests in flight.
+    PrefixHitThreshold(PrefixHitThresholdParams),
+    /// Tokens to prefill times batch size.
+    #[serde(rename = "lmetric", deserialize_with = "no_parameters")]
+    LMetric,
+    /// Least estimated time to first token.
+    #[serde(deserialize_with = "no_parameters")]
+    Mooncake,
+    /// Shortest queue, as the Lodestar paper has Mooncake.
+    #[serde(deserialize_with = "no_parameters")]
+    MooncakeSimple,
+    /// Exploit a long match, else explore by cost.
+    #[serde(deserialize_with = "no_parameters")]
+    Preble,
+    /// SGLang's gateway: longest match with a spill gate.
+    #[serde(deserialize_with = "no_parameters")]
+    SglangCacheAware,
+    /// SGLang's gateway: least queued work and KV pressure.
+    #[serde(deserialize_with = "no_parameters")]
+    SglangLeastLoad,
+    /// vllm-router: longest match, else smallest tree.
+    #[serde(deserialize_with = "no_parameters")]
+    VllmRouterCacheAware,
+    /// llm-d: sticky until saturated.
+    #[serde(deserialize_with = "no_parameters")]
+    LlmDSticky,
+    /// llm-d: weighted scorers.
+    #[serde(deserialize_with = "no_parameters")]
+    LlmDWeighted,
+    /// NVIDIA Dynamo: blocks to prefill plus blocks in decode.
+    Dynamo(DynamoParams),
+    /// vLLM production-stack: longest match, whatever the load.
+    #[serde(deserialize_with = "no_parameters")]
+    ProductionStack,
+    /// Consistent hashing of the prompt's head, bounded load.
+    #[serde(deserialize_with = "no_parameters")]
+    BoundedHash,
+    /// Where the session went before.
+    #[serde(deserialize_with = "no_parameters")]
+    SessionAffinity,
+    /// Fewest tokens in flight.
+    #[serde(deserialize_with = "no_parameters")]
+    LeastTokens,
+    /// Lowest recent latency.
+    #[serde(deserialize_with = "no_parameters")]
+    LeastLatency,
+    /// AIBrix: fairness between users.
+    #[serde(deserialize_with = "no_parameters")]
+    Vtc,
+    /// Least work: tokens to prefill and to decode.
+    #[serde(deserialize_with = "no_parameters")]
+    JoinShortestWork,
 }
 
+/// What a threshold of [`PolicyConfig::PrefixHitThreshold`] follows in a name.
+const THRESHOLD_PREFIX: &str = "prefix-hit-threshold-";
+
 impl PolicyConfig {
-    /// The name of every policy, in the order of the variants.
-    pub const NAMES: [&'static str; 6] =
-        ["random", "round-robin", "least-request", "power-of-two", "least-kv", "prefix-cache"];
+    /// The name of every policy with its default parameters, in the order of the variants.
+    pub const NAMES: [&'static str; 24] = [
+        "random",
+        "round-robin",
+        "least-request",
+        "power-of-two",
+        "least-kv",
+        "prefix-cache",
+        "prefix-hit-threshold",
+        "lmetric",
+        "mooncake",
+        "mooncake-simple",
+        "preble",
+        "sglang-cache-aware",
+        "sglang-least-load",
+        "vllm-router-cache-aware",
+        "llm-d-sticky",
+        "llm-d-weighted",
+        "dynamo",
+        "production-stack",
+        "bounded-hash",
+        "session-affinity",
+        "least-tokens",
+        "least-latency",
+        "vtc",
+        "join-shortest-work",
+    ];
 
     /// Every policy with its default parameters, in the order of [`NAMES`](Self::NAMES).
-    pub fn all() -> [Self; 6] {
+    pub fn all() -> [Self; 24] {
+        [
+            Self::Random,
+            Self::RoundRobin,
+            Self::LeastRequest,
+            Self::PowerOfTwo,
+            Self::LeastKv,
+            Self::PrefixCache(PrefixCacheParams::default()),
+            Self::PrefixHitThreshold(PrefixHitThresholdParams::default()),
+            Self::LMetric,
+            Self::Mooncake,
+            Self::MooncakeSimple,
+            Self::Preble,
+            Self::SglangCacheAware,
+            Self::SglangLeastLoad,
+            Self::VllmRouterCacheAware,
+            Self::LlmDSticky,
+            Self::LlmDWeighted,
+            Self::Dynamo(DynamoParams::default()),
+            Self::ProductionStack,
+            Self::BoundedHash,
+            Self::SessionAffinity,
+            Self::LeastTokens,
+            Self::LeastLatency,
+            Self::Vtc,
+            Self::JoinShortestWork,
+        ]
+    }
+
+    /// The few that a first comparison needs: one of each kind.
+    pub fn basic() -> [Self; 6] {
         [
             Self::Random,
             Self::RoundRobin,
@@ -69,8 +202,13 @@ impl PolicyConfig {
         ]
     }
 
-    /// The policy called `name`, with its default parameters.
+    /// The policy called `name`, with its default parameters; `prefix-hit-threshold-60` is the one with that
+    /// threshold.
     pub fn from_name(name: &str) -> Result<Self, UnknownPolicy> {
+        let threshold = name.strip_prefix(THRESHOLD_PREFIX).and_then(|number| number.parse().ok());
+        if let Some(threshold_percent) = threshold.filter(|&percent| percent <= 100) {
+            return Ok(Self::PrefixHitThreshold(PrefixHitThresholdParams { threshold_percent }));
+        }
         Self::all()
             .into_iter()
             .find(|policy| policy.name() == name)
@@ -78,7 +216,17 @@ impl PolicyConfig {
     }
 
     /// The name in files, on the command line and in results.
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> Cow<'static, str> {
+        if let Self::PrefixHitThreshold(params) = self
+            && *params != PrefixHitThresholdParams::default()
+        {
+            return Cow::Owned(format!("{THRESHOLD_PREFIX}{}", params.threshold_percent));
+        }
+        Cow::Borrowed(self.kind())
+    }
+
+    /// The name without parameters.
+    const fn kind(&self) -> &'static str {
         match self {
             Self::Random => "random",
             Self::RoundRobin => "round-robin",
@@ -86,6 +234,24 @@ impl PolicyConfig {
             Self::PowerOfTwo => "power-of-two",
             Self::LeastKv => "least-kv",
             Self::PrefixCache(_) => "prefix-cache",
+            Self::PrefixHitThreshold(_) => "prefix-hit-threshold",
+            Self::LMetric => "lmetric",
+            Self::Mooncake => "mooncake",
+            Self::MooncakeSimple => "mooncake-simple",
+            Self::Preble => "preble",
+            Self::SglangCacheAware => "sglang-cache-aware",
+            Self::SglangLeastLoad => "sglang-least-load",
+            Self::VllmRouterCacheAware => "vllm-router-cache-aware",
+            Self::LlmDSticky => "llm-d-sticky",
+            Self::LlmDWeighted => "llm-d-weighted",
+            Self::Dynamo(_) => "dynamo",
+            Self::ProductionStack => "production-stack",
+            Self::BoundedHash => "bounded-hash",
+            Self::SessionAffinity => "session-affinity",
+            Self::LeastTokens => "least-tokens",
+            Self::LeastLatency => "least-latency",
+            Self::Vtc => "vtc",
+            Self::JoinShortestWork => "join-shortest-work",
         }
     }
 
@@ -98,33 +264,48 @@ impl PolicyConfig {
             Self::PowerOfTwo => "of two instances drawn, the one with fewer requests in flight",
             Self::LeastKv => "the instance that last reported the lowest KV cache usage",
             Self::PrefixCache(_) => {
-                "the longest cached prefix among instances that are not overloaded, \
-                 the fewest requests in flight when the fleet is uneven"
+                "the longest cached prefix among instances that are not overloaded, the fewest requests in flight when the fleet is uneven"
             }
-        }
-    }
-
-    /// Whether the policy looks at scraped metrics; if not, a simulation need not scrape.
-    pub const fn uses_metrics(&self) -> bool {
-        match self {
-            Self::LeastKv => true,
-            Self::Random
-            | Self::RoundRobin
-            | Self::LeastRequest
-            | Self::PowerOfTwo
-            | Self::PrefixCache(_) => false,
-        }
-    }
-
-    /// Whether the router has to remember which blocks are where.
-    pub(crate) const fn uses_prefixes(&self) -> bool {
-        match self {
-            Self::Random
-            | Self::RoundRobin
-            | Self::LeastRequest
-            | Self::PowerOfTwo
-            | Self::LeastKv => false,
-            Self::PrefixCache(_) => true,
+            Self::PrefixHitThreshold(_) => {
+                "the longest cached prefix if it exceeds a threshold (-20, -40, -60, -80; 50), else the fewest requests in flight"
+            }
+            Self::LMetric => "LMetric: the fewest tokens to prefill times requests in the batch",
+            Self::Mooncake => {
+                "Mooncake: the least time to first token, estimated from the tokens to prefill"
+            }
+            Self::MooncakeSimple => {
+                "Mooncake as the Lodestar paper has it: the shortest queue, running requests counted twice"
+            }
+            Self::Preble => {
+                "Preble: exploit a match of more than half the prompt, else explore the lowest cost"
+            }
+            Self::SglangCacheAware => {
+                "SGLang gateway (SMG): the longest match above 30 %, spilled when overloaded"
+            }
+            Self::SglangLeastLoad => {
+                "SGLang gateway (SMG): the least queued tokens and KV pressure"
+            }
+            Self::VllmRouterCacheAware => {
+                "vllm-router: the longest match above 30 %, else the smallest tree"
+            }
+            Self::LlmDSticky => {
+                "llm-d: holders of 80 % of the prompt until 18 s behind, the fewest tokens among them"
+            }
+            Self::LlmDWeighted => "llm-d: prefix, queue and KV usage weighed 3:2:2",
+            Self::Dynamo(_) => "NVIDIA Dynamo: the fewest blocks to prefill plus blocks in decode",
+            Self::ProductionStack => "vLLM production-stack: the longest match, whatever the load",
+            Self::BoundedHash => {
+                "consistent hashing of the prompt's first 256 tokens, with bounded load"
+            }
+            Self::SessionAffinity => {
+                "where the session went before; a new one to the fewest requests in flight"
+            }
+            Self::LeastTokens => "the fewest prompt and output tokens in flight",
+            Self::LeastLatency => "the lowest latency per token of the last ten responses",
+            Self::Vtc => "AIBrix vtc-basic: users by tokens used, mapped to instances",
+            Self::JoinShortestWork => {
+                "the least work: uncached tokens to prefill and tokens still to decode"
+            }
         }
     }
 }
@@ -187,18 +368,52 @@ mod tests {
         let params = PrefixCacheParams { imbalance_threshold_requests: 8, stddev_factor: 2.0 };
         assert_eq!(
             config,
-            RouterConfig { policy: PolicyConfig::PrefixCache(params), block_tokens: 16 }
+            RouterConfig {
+                policy: PolicyConfig::PrefixCache(params),
+                block_tokens: 16,
+                information: Information::Deployed
+            }
         );
     }
 
     #[test]
     fn an_unknown_name_is_answered_with_the_nearest_and_all() {
         let message = |name| PolicyConfig::from_name(name).unwrap_err().to_string();
+        let names = PolicyConfig::NAMES.join(", ");
         assert_eq!(
             message("least_reqests"),
-            "unknown policy \"least_reqests\", did you mean \"least-request\"?; the policies are \
-             random, round-robin, least-request, power-of-two, least-kv, prefix-cache"
+            format!(
+                "unknown policy \"least_reqests\", did you mean \"least-request\"?; the policies are {names}"
+            )
         );
         assert!(!message("zzz").contains("did you mean"));
+    }
+
+    #[test]
+    fn a_threshold_is_part_of_the_name() {
+        for (name, threshold_percent) in
+            [("prefix-hit-threshold-60", 60), ("prefix-hit-threshold", 50)]
+        {
+            let params = PrefixHitThresholdParams { threshold_percent };
+            let policy = PolicyConfig::PrefixHitThreshold(params);
+            assert_eq!(PolicyConfig::from_name(name), Ok(policy.clone()));
+            assert_eq!(policy.name(), name);
+        }
+        for name in ["prefix-hit-threshold-101", "prefix-hit-threshold-", "prefix-hit-threshold-x"]
+        {
+            let message = PolicyConfig::from_name(name).unwrap_err().to_string();
+            assert!(message.contains("did you mean \"prefix-hit-threshold\""), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_names_every_policy() {
+        let page = include_str!("../../docs/policies.md");
+        for name in PolicyConfig::NAMES {
+            assert!(
+                page.contains(&format!("| `{name}` |")),
+                "{name} has no row in docs/policies.md"
+            );
+        }
     }
 }

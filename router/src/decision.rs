@@ -65,6 +65,22 @@ pub enum Reason {
     NoPrefixHit,
     /// Every instance that has some of the prefix is overloaded: fewest requests in flight.
     PrefixHoldersOverloaded,
+    /// Lowest value of the policy's cost.
+    LeastCost,
+    /// No instance has enough of the prefix: smallest tree of known prefixes.
+    SmallestTree,
+    /// The prompt's place in the hash order.
+    ConsistentHash,
+    /// Fewest tokens in flight.
+    LeastTokens,
+    /// Where the session went before.
+    Session,
+    /// Lowest latency, measured or predicted.
+    LeastLatency,
+    /// No instance has enough of the prefix: lowest cost.
+    Explore,
+    /// Where users with so many tokens belong.
+    Fairness,
 }
 
 impl Reason {
@@ -80,6 +96,14 @@ impl Reason {
             Self::LoadImbalance => "load-imbalance",
             Self::NoPrefixHit => "no-prefix-hit",
             Self::PrefixHoldersOverloaded => "prefix-holders-overloaded",
+            Self::LeastCost => "least-cost",
+            Self::SmallestTree => "smallest-tree",
+            Self::ConsistentHash => "consistent-hash",
+            Self::LeastTokens => "least-tokens",
+            Self::Session => "session",
+            Self::LeastLatency => "least-latency",
+            Self::Explore => "explore",
+            Self::Fairness => "fairness",
         }
     }
 }
@@ -124,6 +148,14 @@ mod tests {
             Reason::LoadImbalance,
             Reason::NoPrefixHit,
             Reason::PrefixHoldersOverloaded,
+            Reason::LeastCost,
+            Reason::SmallestTree,
+            Reason::ConsistentHash,
+            Reason::LeastTokens,
+            Reason::Session,
+            Reason::LeastLatency,
+            Reason::Explore,
+            Reason::Fairness,
         ];
         for reason in reasons {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::InstanceId;
 use crate::fleet::{Fleet, Instance};
-use crate::request::RequestId;
+use crate::request::{Request, RequestId};
+use crate::time::Time;
 
 /// What an instance owes: the sums over its requests in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,13 +77,20 @@ fn take_tokens(tokens: &mut u64, amount: u64) {
     *tokens = tokens.checked_sub(amount).expect("no more is released than was reserved");
 }
 
-/// What one request in flight takes up.
-#[derive(Clone, Copy, Debug)]
-struct Reservation {
-    instance: InstanceId,
-    prompt_tokens: u32,
-    uncached_tokens: u32,
-    output_tokens: u32,
+/// One request in flight: what it takes up, and what was known when it was routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reservation {
+    pub(crate) request: RequestId,
+    pub(crate) instance: InstanceId,
+    pub(crate) session: Option<u64>,
+    pub(crate) routed_at: Time,
+    pub(crate) prompt_tokens: u32,
+    /// Of the prompt, those not expected in the cache.
+    pub(crate) uncached_tokens: u32,
+    /// [`Load::uncached_prefill_tokens`] of the instance when it was routed, its own included.
+    pub(crate) queued_tokens: u64,
+    pub(crate) first_token_at: Option<Time>,
+    pub(crate) output_tokens: u32,
 }
 
 impl Reservation {
@@ -110,38 +118,59 @@ impl Ledger {
     /// Charges a request to an instance.
     pub(crate) fn reserve(
         &mut self,
-        request: RequestId,
-        instance: &mut Instance,
-        prompt_tokens: u32,
+        now: Time,
+        request: &Request<'_>,
         uncached_tokens: u32,
-    ) {
-        assert!(uncached_tokens <= prompt_tokens, "only prompt tokens can be uncached");
-        let Entry::Vacant(entry) = self.reservations.entry(request) else {
-            panic!("request {} reserves twice", request.0);
+        instance: &mut Instance,
+    ) -> Reservation {
+        assert!(uncached_tokens <= request.prompt_tokens, "only prompt tokens can be uncached");
+        let Entry::Vacant(entry) = self.reservations.entry(request.id) else {
+            panic!("request {} reserves twice", request.id.0);
         };
-        let reservation =
-            Reservation { instance: instance.id, prompt_tokens, uncached_tokens, output_tokens: 0 };
+        let reservation = Reservation {
+            request: request.id,
+            instance: instance.id,
+            session: request.session,
+            routed_at: now,
+            prompt_tokens: request.prompt_tokens,
+            uncached_tokens,
+            queued_tokens: instance.load.uncached_prefill_tokens + u64::from(uncached_tokens),
+            first_token_at: None,
+            output_tokens: 0,
+        };
         instance.load.add(&reservation);
-        entry.insert(reservation);
+        *entry.insert(reservation)
     }
 
-    /// The response has reached `output_tokens`; the first of them ends the prefill. News that is
-    /// older than what is known changes nothing.
-    pub(crate) fn grow(&mut self, request: RequestId, output_tokens: u32, fleet: &mut Fleet) {
-        let Some(reservation) = self.reservations.get_mut(&request) else { return };
+    /// The response has reached `output_tokens`; the first of them ends the prefill, and is answered
+    /// with the reservation. News that is older than what is known changes nothing.
+    pub(crate) fn grow(
+        &mut self,
+        now: Time,
+        request: RequestId,
+        output_tokens: u32,
+        fleet: &mut Fleet,
+    ) -> Option<Reservation> {
+        let reservation = self.reservations.get_mut(&request)?;
         if output_tokens <= reservation.output_tokens {
-            return;
+            return None;
         }
         let load = &mut instance_of(reservation, fleet).load;
         load.subtract(reservation);
         reservation.output_tokens = output_tokens;
         load.add(reservation);
+        if reservation.first_token_at.is_some() {
+            return None;
+        }
+        reservation.first_token_at = Some(now);
+        Some(*reservation)
     }
 
     /// The request has ended, one way or another.
-    pub(crate) fn release(&mut self, request: RequestId, fleet: &mut Fleet) {
-        let Some(reservation) = self.reservations.remove(&request) else { return };
+    pub(crate) fn release(&mut self, request: RequestId, fleet: &mut Fleet) -> Option<Reservation> {
+        let reservation = self.reservations.remove(&request)?;
         instance_of(&reservation, fleet).load.subtract(&reservation);
+        Some(reservation)
     }
 
     /// The instance is gone, and its load with it.

@@ -4,24 +4,55 @@
 //! draws only from the stream it is given. What all policies share (eligibility, reservations, prefix
 //! lookup) is the router's, so an algorithm's file contains the algorithm.
 
+mod bounded_hash;
+mod dynamo;
+mod join_shortest_work;
 mod least_kv;
+mod least_latency;
 mod least_request;
+mod least_tokens;
+mod llm_d_sticky;
+mod llm_d_weighted;
+mod lmetric;
+mod mooncake;
+mod mooncake_simple;
+mod per_instance;
 mod power_of_two;
+mod preble;
 mod prefix_cache;
+mod prefix_hit_threshold;
+mod production_stack;
 mod random;
 mod round_robin;
+mod session_affinity;
+mod sglang_cache_aware;
+mod sglang_least_load;
+mod spread;
+mod vllm_router_cache_aware;
+mod vtc;
 
 use std::fmt::Debug;
 
+use serde::{Deserialize as _, Deserializer};
+
 use crate::config::PolicyConfig;
 use crate::decision::{Candidate, Reason};
+use crate::event::{InstanceId, InstanceMetrics, Usage};
 use crate::fleet::Instance;
+use crate::information::{LoadSource, Sources};
+use crate::ledger::{Load, Reservation};
 use crate::prefix_index::Match;
 use crate::request::Request;
 use crate::rng::Rng;
 use crate::time::Time;
 
+pub use dynamo::DynamoParams;
 pub use prefix_cache::PrefixCacheParams;
+pub use prefix_hit_threshold::PrefixHitThresholdParams;
+use spread::Spread;
+
+/// Added to the score of an instance that a rule leaves out: it ranks behind all others.
+const OUT_OF_QUESTION: f64 = 1e12;
 
 /// An algorithm that chooses.
 pub(crate) trait Policy: Debug + Send {
@@ -33,6 +64,28 @@ pub(crate) trait Policy: Debug + Send {
         eligible: &Eligible<'_>,
         rng: &mut Rng,
     ) -> Choice;
+
+    /// Hears what has become of earlier decisions, and who is there. Only for what the policy itself
+    /// has to remember: loads and prefixes are in [`Eligible`].
+    fn observe(&mut self, _now: Time, _fact: &Fact<'_>) {}
+}
+
+/// What a policy hears of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fact<'a> {
+    /// An instance has left, and with it all its requests.
+    Left(InstanceId),
+    /// Newer metrics of an instance have arrived.
+    Scraped(InstanceId),
+    /// A choice was reserved.
+    Routed(&'a Reservation),
+    /// A request has its first token.
+    FirstToken(&'a Reservation),
+    /// A request is complete.
+    Finished(&'a Reservation, Usage),
+    /// A request ended without an answer.
+    #[expect(dead_code, reason = "no policy remembers requests one by one yet")]
+    Failed(&'a Reservation),
 }
 
 /// The algorithm behind a configuration.
@@ -44,6 +97,28 @@ pub(crate) fn build(config: &PolicyConfig) -> Box<dyn Policy> {
         PolicyConfig::PowerOfTwo => Box::new(power_of_two::PowerOfTwo),
         PolicyConfig::LeastKv => Box::new(least_kv::LeastKv),
         PolicyConfig::PrefixCache(params) => Box::new(prefix_cache::PrefixCache::new(*params)),
+        PolicyConfig::PrefixHitThreshold(params) => {
+            Box::new(prefix_hit_threshold::PrefixHitThreshold::new(*params))
+        }
+        PolicyConfig::LMetric => Box::new(lmetric::LMetric),
+        PolicyConfig::Mooncake => Box::new(mooncake::Mooncake::default()),
+        PolicyConfig::MooncakeSimple => Box::new(mooncake_simple::MooncakeSimple),
+        PolicyConfig::Preble => Box::new(preble::Preble::default()),
+        PolicyConfig::SglangCacheAware => Box::new(sglang_cache_aware::SglangCacheAware),
+        PolicyConfig::SglangLeastLoad => Box::new(sglang_least_load::SglangLeastLoad::default()),
+        PolicyConfig::VllmRouterCacheAware => {
+            Box::new(vllm_router_cache_aware::VllmRouterCacheAware)
+        }
+        PolicyConfig::LlmDSticky => Box::new(llm_d_sticky::LlmDSticky),
+        PolicyConfig::LlmDWeighted => Box::new(llm_d_weighted::LlmDWeighted),
+        PolicyConfig::Dynamo(params) => Box::new(dynamo::Dynamo::new(*params)),
+        PolicyConfig::ProductionStack => Box::new(production_stack::ProductionStack),
+        PolicyConfig::BoundedHash => Box::new(bounded_hash::BoundedHash),
+        PolicyConfig::SessionAffinity => Box::new(session_affinity::SessionAffinity::default()),
+        PolicyConfig::LeastTokens => Box::new(least_tokens::LeastTokens),
+        PolicyConfig::LeastLatency => Box::new(least_latency::LeastLatency::default()),
+        PolicyConfig::Vtc => Box::new(vtc::Vtc::default()),
+        PolicyConfig::JoinShortestWork => Box::new(join_shortest_work::JoinShortestWork::default()),
     }
 }
 
@@ -66,10 +141,12 @@ pub(crate) struct Eligible<'a> {
     pub(crate) positions: Option<&'a [usize]>,
     /// For each of the fleet; empty when the policy does not use prefixes.
     pub(crate) matches: &'a [Match],
-    /// Tokens in a block.
-    pub(crate) block_tokens: u32,
-    /// Blocks of the prompt that a cache can provide.
-    pub(crate) reusable_blocks: u32,
+    /// Tokens in a matched block.
+    pub(crate) match_block_tokens: u32,
+    /// Tokens of the prompt that a cache can provide.
+    pub(crate) reusable_tokens: u32,
+    /// What the policy may look at.
+    pub(crate) sources: Sources,
 }
 
 impl<'a> Eligible<'a> {
@@ -93,14 +170,90 @@ impl<'a> Eligible<'a> {
         (0..self.len()).map(|index| self.get(index))
     }
 
+    /// Where `instance` stands among them, if it does.
+    pub(crate) fn index_of(&self, instance: InstanceId) -> Option<usize> {
+        let position = self.instances.binary_search_by_key(&instance, |known| known.id).ok()?;
+        self.positions.map_or(Some(position), |positions| positions.binary_search(&position).ok())
+    }
+
+    /// Requests in flight on the one at `index`, from the policy's own source.
+    pub(crate) fn requests(&self, index: usize) -> u32 {
+        match self.sources.load {
+            LoadSource::InFlight => self.get(index).load.requests,
+            LoadSource::Scraped => self.running(index) + self.waiting(index),
+        }
+    }
+
+    /// Those that wait: as last scraped (none if never), or without a first token if nothing is scraped.
+    pub(crate) fn waiting(&self, index: usize) -> u32 {
+        self.reported(index, |metrics| metrics.waiting_requests, |load| load.prefill_requests)
+    }
+
+    /// Those that run: as last scraped (none if never), or with a first token if nothing is scraped.
+    pub(crate) fn running(&self, index: usize) -> u32 {
+        self.reported(index, |metrics| metrics.running_requests, |load| load.decode_requests)
+    }
+
+    /// Used part of the KV cache, 0 to 1: as last scraped (none if never), or what the requests in flight
+    /// need if nothing is scraped.
+    pub(crate) fn kv_usage(&self, index: usize) -> f64 {
+        let capacity = self.get(index).spec.kv_capacity_tokens.max(1) as f64;
+        let needed = |load: Load| (load.context_tokens as f64 / capacity).min(1.0);
+        self.reported(index, |metrics| metrics.kv_usage, needed)
+    }
+
+    fn reported<T: Default>(
+        &self,
+        index: usize,
+        of_metrics: impl Fn(InstanceMetrics) -> T,
+        of_load: impl Fn(Load) -> T,
+    ) -> T {
+        let instance = self.get(index);
+        if self.sources.scrape_period.is_none() {
+            return of_load(instance.load);
+        }
+        instance.scraped.map(|scraped| of_metrics(scraped.metrics)).unwrap_or_default()
+    }
+
+    /// What the prefix source says of the one at `index`.
+    fn found(&self, index: usize) -> Match {
+        self.matches.get(self.position(index)).copied().unwrap_or(Match::NONE)
+    }
+
     /// Blocks of the request's prefix that the one at `index` should hold.
     pub(crate) fn matched_blocks(&self, index: usize) -> u32 {
-        self.matches.get(self.position(index)).map_or(0, |found| found.blocks)
+        self.found(index).blocks
+    }
+
+    /// Prompt tokens behind [`matched_blocks`](Self::matched_blocks).
+    pub(crate) fn matched_tokens(&self, index: usize) -> u32 {
+        self.matched_blocks(index) * self.match_block_tokens
+    }
+
+    /// Percentage, rounded down, of the prompt's full blocks that the one at `index` should hold.
+    pub(crate) fn hit_percent(&self, index: usize, request: &Request<'_>) -> u64 {
+        let blocks = request.block_hashes.len().max(1) as u64;
+        100 * u64::from(self.matched_blocks(index)) / blocks
+    }
+
+    /// Part of the prompt that the one at `index` should hold, 0 to 1.
+    pub(crate) fn hit_ratio(&self, index: usize, request: &Request<'_>) -> f64 {
+        f64::from(self.matched_tokens(index)) / f64::from(request.prompt_tokens.max(1))
+    }
+
+    /// Tokens of the request that the one at `index` should have to compute.
+    pub(crate) fn uncached_tokens(&self, index: usize, request: &Request<'_>) -> u32 {
+        request.prompt_tokens - self.prefix_hit_tokens(index)
+    }
+
+    /// Tokens of any prompt that the one at `index` should hold.
+    pub(crate) fn held_tokens(&self, index: usize) -> u64 {
+        self.found(index).held_blocks * u64::from(self.match_block_tokens)
     }
 
     /// Prompt tokens that the one at `index` should not have to compute.
     pub(crate) fn prefix_hit_tokens(&self, index: usize) -> u32 {
-        self.matched_blocks(index).min(self.reusable_blocks) * self.block_tokens
+        self.matched_tokens(index).min(self.reusable_tokens)
     }
 
     /// The one at `index`, with its score.
@@ -122,17 +275,40 @@ impl<'a> Eligible<'a> {
         rng: &mut Rng,
         score: impl Fn(usize) -> f64,
     ) -> Choice {
+        self.lowest_then(reason, rng, score, |_| 0.0)
+    }
+
+    /// Scores all of them and takes the lowest; among equals, the lowest by `then`; among those, each is
+    /// equally likely.
+    pub(crate) fn lowest_then(
+        &self,
+        reason: Reason,
+        rng: &mut Rng,
+        score: impl Fn(usize) -> f64,
+        then: impl Fn(usize) -> f64,
+    ) -> Choice {
         let candidates: Vec<_> =
             (0..self.len()).map(|index| self.candidate(index, score(index))).collect();
         let best = candidates.iter().map(|candidate| candidate.score).min_by(f64::total_cmp);
         let best = best.expect("a policy is asked only when somebody is eligible");
-        let is_best = |candidate: &Candidate| candidate.score.total_cmp(&best).is_eq();
-        let ties = candidates.iter().filter(|candidate| is_best(candidate)).count();
-        let drawn = if ties == 1 { 0 } else { rng.below(ties) };
-        let mut best_indices = (0..candidates.len()).filter(|&index| is_best(&candidates[index]));
-        let index = best_indices.nth(drawn).expect("fewer are drawn past than tie");
-        Choice { index, reason, propensity: 1.0 / ties as f64, candidates }
+        let is_best = |index: &usize| candidates[*index].score.total_cmp(&best).is_eq();
+        let best_indices = || (0..candidates.len()).filter(is_best);
+        let second = best_indices().map(&then).min_by(f64::total_cmp).expect("one is best");
+        let mut ties = best_indices().filter(|&index| then(index).total_cmp(&second).is_eq());
+        let count = ties.clone().count();
+        let drawn = if count == 1 { 0 } else { rng.below(count) };
+        let index = ties.nth(drawn).expect("fewer are drawn past than tie");
+        Choice { index, reason, propensity: 1.0 / count as f64, candidates }
     }
+}
+
+/// Reads a parameter with which a score stays a number.
+fn finite_and_not_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    if value.is_finite() && value >= 0.0 {
+        return Ok(value);
+    }
+    Err(serde::de::Error::custom(format_args!("{value} is not a finite number of at least 0")))
 }
 
 #[cfg(test)]

@@ -14,11 +14,13 @@
 
 mod forest;
 mod holders;
+mod shared;
 
 use crate::event::InstanceId;
 use crate::request::BlockHash;
 use forest::{Forest, NodeId};
 use holders::{Holder, HolderMap};
+pub(crate) use shared::SharedIndex;
 
 /// How much of a prompt one instance holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,15 +29,16 @@ pub(crate) struct Match {
     pub(crate) blocks: u32,
     /// The last of them.
     tip: NodeId,
+    /// Blocks that it holds of any prompt.
+    pub(crate) held_blocks: u64,
 }
 
 impl Match {
-    pub(crate) const NONE: Self = Self { blocks: 0, tip: NodeId::NONE };
+    pub(crate) const NONE: Self = Self::of(0);
 
     /// A match that can be ranked but not recorded.
-    #[cfg(test)]
     pub(crate) const fn of(blocks: u32) -> Self {
-        Self { blocks, tip: NodeId::NONE }
+        Self { blocks, tip: NodeId::NONE, held_blocks: 0 }
     }
 }
 
@@ -99,12 +102,16 @@ impl PrefixIndex {
             let blocks = u32::try_from(last + 1).expect("fewer blocks in a prompt than 2^32");
             // Those who hold more are overwritten in a later round.
             for holder in self.holders.get(chain[last]) {
-                self.found[holder.slot as usize] = Match { blocks, tip: holder.node };
+                self.found[holder.slot as usize] =
+                    Match { blocks, tip: holder.node, held_blocks: 0 };
             }
             first = last + 1;
         }
         matches.clear();
-        matches.extend(self.members.iter().map(|member| self.found[member.slot as usize]));
+        matches.extend(self.members.iter().map(|member| Match {
+            held_blocks: member.held_blocks,
+            ..self.found[member.slot as usize]
+        }));
     }
 
     /// The instance at `position` is about to hold all of `chain`; `found` is what

@@ -27,6 +27,11 @@ impl Rng {
         let product = u128::from(self.0.next_u64()) * bound as u128;
         (product >> 64) as usize
     }
+
+    /// A number in `[0, 1)`: 53 random bits.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 /// FNV-1a, 64 bits.

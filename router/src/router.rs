@@ -6,12 +6,14 @@
 
 use crate::config::RouterConfig;
 use crate::decision::{Decision, Rejected};
-use crate::event::{Event, InstanceId, InstanceSpec};
+use crate::event::{Event, InstanceId, InstanceSpec, Scraped};
 use crate::fleet::Fleet;
+use crate::information::Sources;
 use crate::ledger::Ledger;
-use crate::policy::{self, Eligible, Policy};
+use crate::policy::{self, Eligible, Fact, Policy};
 use crate::prefix_index::{Match, PrefixIndex};
-use crate::request::Request;
+use crate::prefix_knowledge::PrefixKnowledge;
+use crate::request::{Request, RequestId};
 use crate::rng::Rng;
 use crate::time::Time;
 use crate::training::{Model, TrainingJob};
@@ -25,8 +27,8 @@ pub struct Router {
     rng: Rng,
     fleet: Fleet,
     ledger: Ledger,
-    /// Only for a policy that uses prefixes: it costs more than most decisions.
-    prefix_index: Option<PrefixIndex>,
+    sources: Sources,
+    prefixes: PrefixKnowledge,
     /// Scratch of [`route`](Self::route).
     positions: Vec<usize>,
     /// Scratch of [`route`](Self::route).
@@ -36,15 +38,17 @@ pub struct Router {
 impl Router {
     /// A router without instances.
     pub fn new(config: RouterConfig, seed: u64) -> Self {
-        let RouterConfig { policy, block_tokens } = config;
+        let RouterConfig { policy, block_tokens, information } = config;
         assert!(block_tokens > 0, "a block has at least one token");
+        let sources = Sources::of(&policy, information);
         Self {
             block_tokens,
             policy: policy::build(&policy),
             rng: Rng::fork(seed, "policy"),
             fleet: Fleet::default(),
             ledger: Ledger::default(),
-            prefix_index: policy.uses_prefixes().then(PrefixIndex::default),
+            sources,
+            prefixes: PrefixKnowledge::new(sources.prefix, block_tokens),
             positions: Vec::new(),
             matches: Vec::new(),
         }
@@ -65,16 +69,16 @@ impl Router {
             return Err(Rejected::DuplicateRequest { request: request.id });
         }
         let positions = self.fleet.eligible(request.prompt_tokens, &mut self.positions)?;
-        if let Some(index) = &mut self.prefix_index {
-            index.lookup(request.block_hashes, &mut self.matches);
-        }
+        self.prefixes.lookup(now, request.block_hashes, &mut self.matches);
         let eligible = Eligible {
             instances: self.fleet.instances(),
             positions,
             matches: &self.matches,
-            block_tokens: self.block_tokens,
+            match_block_tokens: self.prefixes.block_tokens(),
             // vLLM computes the last prompt token in any case, for its logits.
-            reusable_blocks: request.prompt_tokens.saturating_sub(1) / self.block_tokens,
+            reusable_tokens: request.prompt_tokens.saturating_sub(1) / self.block_tokens
+                * self.block_tokens,
+            sources: self.sources,
         };
         let choice = self.policy.choose(now, request, &eligible, &mut self.rng);
         let position = eligible.position(choice.index);
@@ -82,10 +86,9 @@ impl Router {
 
         let instance = self.fleet.at_mut(position);
         let uncached_tokens = request.prompt_tokens - prefix_hit_tokens;
-        self.ledger.reserve(request.id, instance, request.prompt_tokens, uncached_tokens);
-        if let Some(index) = &mut self.prefix_index {
-            index.record(position, request.block_hashes, self.matches[position]);
-        }
+        let reservation = self.ledger.reserve(now, request, uncached_tokens, instance);
+        self.policy.observe(now, &Fact::Routed(&reservation));
+        self.prefixes.routed(now, position, request.block_hashes, &self.matches);
         Ok(Decision {
             instance: instance.id,
             reason: choice.reason,
@@ -97,18 +100,11 @@ impl Router {
     }
 
     /// Takes note of a fact. Facts about requests and instances it does not know are ignored.
-    pub fn observe(&mut self, _now: Time, event: &Event<'_>) {
+    pub fn observe(&mut self, now: Time, event: &Event<'_>) {
         match *event {
             Event::InstanceJoined { instance, spec } => self.join(instance, spec),
-            Event::InstanceLeft { instance } => self.leave(instance),
-            Event::MetricsScraped { instance, scraped } => {
-                if let Some(instance) = self.fleet.get_mut(instance) {
-                    // Scrapes overtake each other.
-                    if instance.scraped.is_none_or(|known| known.at <= scraped.at) {
-                        instance.scraped = Some(scraped);
-                    }
-                }
-            }
+            Event::InstanceLeft { instance } => self.leave(now, instance),
+            Event::MetricsScraped { instance, scraped } => self.scraped(now, instance, scraped),
             Event::BlocksStored { instance, parent, blocks } => {
                 if let Some((index, position)) = self.index_of(instance) {
                     index.stored(position, parent, blocks);
@@ -124,14 +120,17 @@ impl Router {
                     index.clear(position);
                 }
             }
-            Event::FirstToken { request } => self.ledger.grow(request, 1, &mut self.fleet),
-            Event::Progress { request, output_tokens } => {
-                self.ledger.grow(request, output_tokens, &mut self.fleet);
+            Event::FirstToken { request } => self.grow(now, request, 1),
+            Event::Progress { request, output_tokens } => self.grow(now, request, output_tokens),
+            Event::Finished { request, usage } => {
+                if let Some(reservation) = self.ledger.release(request, &mut self.fleet) {
+                    self.policy.observe(now, &Fact::Finished(&reservation, usage));
+                }
             }
-            Event::DispatchFailed { request }
-            | Event::Finished { request, .. }
-            | Event::Aborted { request } => {
-                self.ledger.release(request, &mut self.fleet);
+            Event::DispatchFailed { request } | Event::Aborted { request } => {
+                if let Some(reservation) = self.ledger.release(request, &mut self.fleet) {
+                    self.policy.observe(now, &Fact::Failed(&reservation));
+                }
             }
             Event::Dispatched { .. } | Event::Timer => {}
         }
@@ -162,25 +161,38 @@ impl Router {
     }
 
     fn join(&mut self, instance: InstanceId, spec: InstanceSpec) {
-        if self.fleet.join(instance, spec)
-            && let Some(index) = &mut self.prefix_index
-        {
-            index.join(instance, spec.kv_capacity_tokens / u64::from(self.block_tokens));
+        if self.fleet.join(instance, spec) {
+            self.prefixes.join(instance, spec);
         }
     }
 
-    fn leave(&mut self, instance: InstanceId) {
+    fn leave(&mut self, now: Time, instance: InstanceId) {
         let Some(position) = self.fleet.position(instance) else { return };
         self.fleet.leave(position);
         self.ledger.forget(instance);
-        if let Some(index) = &mut self.prefix_index {
-            index.leave(position);
+        self.prefixes.leave(position);
+        self.policy.observe(now, &Fact::Left(instance));
+    }
+
+    fn scraped(&mut self, now: Time, id: InstanceId, scraped: Scraped) {
+        let Some(instance) = self.fleet.get_mut(id) else { return };
+        // Scrapes overtake each other.
+        if instance.scraped.is_none_or(|known| known.at <= scraped.at) {
+            instance.scraped = Some(scraped);
+            self.policy.observe(now, &Fact::Scraped(id));
         }
     }
 
-    /// The prefix index and the instance's position in it, if both exist. Index and fleet are joined
-    /// and left together and both are ordered by id: a position means the same in both.
+    fn grow(&mut self, now: Time, request: RequestId, output_tokens: u32) {
+        let first = self.ledger.grow(now, request, output_tokens, &mut self.fleet);
+        if let Some(reservation) = first {
+            self.policy.observe(now, &Fact::FirstToken(&reservation));
+        }
+    }
+
+    /// The index that hears of the instance's blocks and its position there, if both exist. Index and
+    /// fleet are joined and left together and both are ordered by id: a position means the same in both.
     fn index_of(&mut self, instance: InstanceId) -> Option<(&mut PrefixIndex, usize)> {
-        Some((self.prefix_index.as_mut()?, self.fleet.position(instance)?))
+        Some((self.prefixes.listener()?, self.fleet.position(instance)?))
     }
 }

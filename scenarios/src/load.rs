@@ -66,7 +66,7 @@ pub fn load(folder: &Path) -> Result<Results, LoadError> {
     }
     let policies = manifest.scenario.policies.iter();
     let runs = policies
-        .map(|policy| load_run(folder, &manifest, policy.name()))
+        .map(|policy| load_run(folder, &manifest, &policy.name()))
         .collect::<Result<_, _>>()?;
     Ok(Results { scenario: manifest.scenario, runs })
 }

@@ -97,7 +97,7 @@ impl<'a> Replay<'a> {
         }
         for (index, policy) in policies.iter().enumerate() {
             if policies[..index].iter().any(|earlier| earlier.name() == policy.name()) {
-                return Err(ReplayError::RepeatedPolicy(policy.name().to_owned()));
+                return Err(ReplayError::RepeatedPolicy(policy.name().into_owned()));
             }
         }
         let cluster = ClusterConfig::new(fleet.instances(model)?);
@@ -162,11 +162,11 @@ impl<'a> Replay<'a> {
         let output =
             simulate(&self.cluster, self.requests, router, self.scenario.seed, &mut on_progress)
                 .map_err(|source| ReplayError::Stuck {
-                    policy: policy.name().to_owned(),
+                    policy: policy.name().into_owned(),
                     source,
                 })?;
         assert_eq!(output.requests.len(), self.requests.len(), "every request ends exactly once");
         let elapsed = started.elapsed();
-        Ok((RunTables::new(policy.name(), &self.cluster, &output), elapsed))
+        Ok((RunTables::new(&policy.name(), &self.cluster, &output), elapsed))
     }
 }

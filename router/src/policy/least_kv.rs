@@ -19,9 +19,7 @@ impl Policy for LeastKv {
         eligible: &Eligible<'_>,
         rng: &mut Rng,
     ) -> Choice {
-        eligible.lowest(Reason::LeastKv, rng, |index| {
-            eligible.get(index).scraped.map_or(0.0, |scraped| scraped.metrics.kv_usage)
-        })
+        eligible.lowest(Reason::LeastKv, rng, |index| eligible.kv_usage(index))
     }
 }
 
@@ -32,7 +30,7 @@ mod tests {
     use crate::policy::fixtures::{Fixture, frequencies};
 
     fn fixture(kv_usages: &[Option<f64>]) -> Fixture {
-        let mut fixture = Fixture::with_requests(&vec![0; kv_usages.len()]);
+        let mut fixture = Fixture::with_requests(&vec![0; kv_usages.len()]).scraping();
         for (instance, usage) in fixture.instances.iter_mut().zip(kv_usages) {
             instance.scraped = usage.map(|kv_usage| Scraped {
                 at: Time::ZERO,

@@ -20,9 +20,7 @@ impl Policy for LeastRequest {
         eligible: &Eligible<'_>,
         rng: &mut Rng,
     ) -> Choice {
-        eligible.lowest(Reason::LeastRequests, rng, |index| {
-            f64::from(eligible.get(index).load.requests)
-        })
+        eligible.lowest(Reason::LeastRequests, rng, |index| f64::from(eligible.requests(index)))
     }
 }
 

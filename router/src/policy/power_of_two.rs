@@ -21,7 +21,7 @@ impl Policy for PowerOfTwo {
         eligible: &Eligible<'_>,
         rng: &mut Rng,
     ) -> Choice {
-        let score = |index: usize| f64::from(eligible.get(index).load.requests);
+        let score = |index: usize| f64::from(eligible.requests(index));
         let (low, high) = draw_two(eligible.len(), rng);
         let mut candidates = vec![eligible.candidate(low, score(low))];
         if low == high {

@@ -11,9 +11,9 @@
 //! `stddev` divides by `n − 1`, as AIBrix does. It has no such value for one instance and then falls
 //! through to rule 3; here it is 0 and rule 2 holds, with the same choice and a truer reason.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::{Choice, Eligible, Policy};
+use super::{Choice, Eligible, Policy, Spread, finite_and_not_negative};
 use crate::decision::Reason;
 use crate::request::Request;
 use crate::rng::Rng;
@@ -38,14 +38,6 @@ impl Default for PrefixCacheParams {
     }
 }
 
-fn finite_and_not_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let value = f64::deserialize(deserializer)?;
-    if value.is_finite() && value >= 0.0 {
-        return Ok(value);
-    }
-    Err(serde::de::Error::custom(format_args!("{value} is not a finite number of at least 0")))
-}
-
 #[derive(Debug)]
 pub(super) struct PrefixCache {
     params: PrefixCacheParams,
@@ -65,10 +57,10 @@ impl Policy for PrefixCache {
         eligible: &Eligible<'_>,
         rng: &mut Rng,
     ) -> Choice {
-        let spread = Spread::of(eligible);
+        let spread = Spread::of((0..eligible.len()).map(|index| eligible.requests(index)));
         let imbalanced = spread.max - spread.min > self.params.imbalance_threshold_requests;
         let limit = spread.mean + self.params.stddev_factor * spread.stddev;
-        let requests = |index: usize| f64::from(eligible.get(index).load.requests);
+        let requests = |index: usize| f64::from(eligible.requests(index));
         let holds_prefix = |index: usize| eligible.matched_blocks(index) > 0;
         let by_prefix =
             |index: usize| !imbalanced && holds_prefix(index) && requests(index) <= limit;
@@ -78,8 +70,7 @@ impl Policy for PrefixCache {
         let mut choice = eligible.lowest(Reason::PrefixHit, rng, |index| {
             let requests = requests(index);
             if by_prefix(index) {
-                let hit = hit_percent(eligible.matched_blocks(index), request.block_hashes.len());
-                (100 - hit) as f64 + requests / (requests + 1.0)
+                (100 - eligible.hit_percent(index, request)) as f64 + requests / (requests + 1.0)
             } else {
                 101.0 + requests
             }
@@ -94,40 +85,6 @@ impl Policy for PrefixCache {
             Reason::NoPrefixHit
         };
         choice
-    }
-}
-
-fn hit_percent(matched_blocks: u32, blocks: usize) -> u64 {
-    100 * u64::from(matched_blocks) / blocks as u64
-}
-
-/// How evenly the requests in flight are spread.
-#[derive(Debug)]
-struct Spread {
-    min: u32,
-    max: u32,
-    mean: f64,
-    stddev: f64,
-}
-
-impl Spread {
-    fn of(eligible: &Eligible<'_>) -> Self {
-        let (mut min, mut max, mut sum, mut sum_of_squares) = (u32::MAX, 0, 0_u128, 0_u128);
-        for instance in eligible.iter() {
-            let requests = instance.load.requests;
-            min = min.min(requests);
-            max = max.max(requests);
-            sum += u128::from(requests);
-            sum_of_squares += u128::from(requests).pow(2);
-        }
-        let count = eligible.len() as u128;
-        // Integers up to the one division: the result cannot depend on the order of summation.
-        let variance = if count == 1 {
-            0.0
-        } else {
-            (count * sum_of_squares - sum.pow(2)) as f64 / (count * (count - 1)) as f64
-        };
-        Self { min, max, mean: sum as f64 / count as f64, stddev: variance.sqrt() }
     }
 }
 

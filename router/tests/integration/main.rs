@@ -6,16 +6,20 @@ mod membership;
 mod prefixes;
 
 use lodestar_router::{
-    BlockHash, Event, InstanceId, InstanceSpec, Load, PolicyConfig, Request, RequestId, Router,
-    RouterConfig, Time,
+    BlockHash, Event, Information, InstanceId, InstanceSpec, Load, PolicyConfig, Request,
+    RequestId, Router, RouterConfig, Time,
 };
 
 const SPEC: InstanceSpec = InstanceSpec { kv_capacity_tokens: 100_000, max_model_len_tokens: 8192 };
 
 /// A router with instances 0, 1, 2 and so on.
 fn router(policy: &str, instances: u32) -> Router {
+    router_with(policy, Information::Deployed, instances)
+}
+
+fn router_with(policy: &str, information: Information, instances: u32) -> Router {
     let policy = PolicyConfig::from_name(policy).expect("the name of a policy");
-    let mut router = Router::new(RouterConfig::new(policy), 1);
+    let mut router = Router::new(RouterConfig { information, ..RouterConfig::new(policy) }, 1);
     (0..instances).for_each(|instance| join(&mut router, instance, SPEC));
     router
 }

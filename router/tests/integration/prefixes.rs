@@ -1,14 +1,20 @@
 //! What the router believes to be cached where.
 
 use lodestar_router::{
-    Event, InstanceId, InstanceSpec, PolicyConfig, Reason, Request, RequestId, Router, Time,
+    Event, Information, InstanceId, InstanceSpec, PolicyConfig, Reason, Request, RequestId, Router,
+    RouterConfig, Time,
 };
 
-use crate::{SPEC, blocks, join, leave, load, request, request_with, route, router};
+use crate::{SPEC, blocks, join, leave, load, request, request_with, route, router_with};
+
+/// A router whose prefix index knows each instance's capacity and listens to KV events.
+fn ideal(policy: &str, instances: u32) -> Router {
+    router_with(policy, Information::Ideal, instances)
+}
 
 #[test]
 fn a_conversation_returns_to_its_instance() {
-    let mut router = router("prefix-cache", 2);
+    let mut router = ideal("prefix-cache", 2);
     let conversation = blocks(1, 20);
     let first = router.route(Time::ZERO, &request_with(1, &conversation[..10])).unwrap();
     assert_eq!((first.reason, first.prefix_hit_tokens), (Reason::NoPrefixHit, 0));
@@ -22,7 +28,7 @@ fn a_conversation_returns_to_its_instance() {
 
 #[test]
 fn the_last_token_is_never_a_hit() {
-    let mut router = router("prefix-cache", 1);
+    let mut router = ideal("prefix-cache", 1);
     let conversation = blocks(1, 10);
     route(&mut router, &request_with(1, &conversation));
     let mut hit_tokens = |id, prompt_tokens| {
@@ -33,20 +39,30 @@ fn the_last_token_is_never_a_hit() {
 }
 
 #[test]
-fn policies_that_do_not_look_at_prefixes_expect_no_hit() {
+fn only_policies_that_look_at_prefixes_expect_a_hit() {
     let conversation = blocks(1, 10);
-    for policy in PolicyConfig::NAMES {
-        let mut router = router(policy, 1);
-        route(&mut router, &request_with(1, &conversation));
-        let hit_tokens =
-            router.route(Time::ZERO, &request_with(2, &conversation)).unwrap().prefix_hit_tokens;
-        assert_eq!(hit_tokens, if policy == "prefix-cache" { 160 } else { 0 }, "{policy}");
+    for policy in PolicyConfig::all() {
+        for information in [Information::Deployed, Information::Ideal] {
+            let config = RouterConfig { information, ..RouterConfig::new(policy.clone()) };
+            let sources = config.describe_sources();
+            let mut router = Router::new(config, 1);
+            join(&mut router, 0, SPEC);
+            route(&mut router, &request_with(1, &conversation));
+            let decision = router.route(Time::ZERO, &request_with(2, &conversation)).unwrap();
+            // Ten blocks of 16, of which two of 64.
+            let expected = match sources.as_str() {
+                _ if sources.contains("blocks of 64") => 128,
+                _ if sources.contains("own routing") => 160,
+                _ => 0,
+            };
+            assert_eq!(decision.prefix_hit_tokens, expected, "{} {sources}", policy.name());
+        }
     }
 }
 
 #[test]
 fn an_instance_remembers_no_more_than_its_cache_holds() {
-    let mut router = router("prefix-cache", 0);
+    let mut router = ideal("prefix-cache", 0);
     join(&mut router, 0, InstanceSpec { kv_capacity_tokens: 16 * 12 + 15, ..SPEC });
     let (old, new) = (blocks(1, 10), blocks(2, 5));
     route(&mut router, &request_with(1, &old));
@@ -58,7 +74,7 @@ fn an_instance_remembers_no_more_than_its_cache_holds() {
 
 #[test]
 fn kv_events_correct_what_was_assumed() {
-    let mut router = router("prefix-cache", 2);
+    let mut router = ideal("prefix-cache", 2);
     let conversation = blocks(1, 10);
     let instance = InstanceId(1);
     let hits = |router: &mut Router, id| {
@@ -89,7 +105,7 @@ fn kv_events_correct_what_was_assumed() {
 
 #[test]
 fn an_instance_that_leaves_is_forgotten() {
-    let mut router = router("prefix-cache", 2);
+    let mut router = ideal("prefix-cache", 2);
     let conversation = blocks(1, 10);
     let first = route(&mut router, &request_with(1, &conversation));
     leave(&mut router, first);
@@ -103,5 +119,5 @@ fn an_instance_that_leaves_is_forgotten() {
 fn a_prompt_cannot_have_more_blocks_than_tokens() {
     let conversation = blocks(1, 10);
     let request = Request { block_hashes: &conversation, ..request(1, 159) };
-    let _ = router("prefix-cache", 1).route(Time::ZERO, &request);
+    let _ = ideal("prefix-cache", 1).route(Time::ZERO, &request);
 }

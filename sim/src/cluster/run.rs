@@ -121,6 +121,8 @@ struct Run<'a> {
     in_transit: HashMap<RequestIndex, PromptKeys, FxBuildHasher>,
     /// The scrape on its way to the router.
     scraped: Vec<Scraped>,
+    /// Time between two scrapes; `None` if the router looks at no metrics.
+    scrape_period: Option<Duration>,
     timeline: Timeline,
     /// The router wake-up that is in the queue.
     router_timer: Option<Time>,
@@ -139,7 +141,7 @@ impl<'a> Run<'a> {
             return Err(Stuck::NoInstances);
         }
         let block_tokens = router.block_tokens;
-        let uses_metrics = router.policy.uses_metrics();
+        let scrape_period = router.scrape_period();
         let engines = config.instances.iter().map(|instance| start(instance, config.step_by_step));
         let engines = engines.collect::<Result<Vec<_>, _>>()?;
         let open_loop = (0..).zip(requests).filter_map(|(index, request)| match request.arrival {
@@ -172,6 +174,7 @@ impl<'a> Run<'a> {
             records: vec![None; requests.len()],
             in_transit: HashMap::default(),
             scraped: Vec::new(),
+            scrape_period: scrape_period.map(|period| config.scrape_interval.unwrap_or(period)),
             router_timer: None,
             engine_events: Vec::new(),
         };
@@ -190,7 +193,7 @@ impl<'a> Run<'a> {
                 run.children.entry(request).or_default().push(index);
             }
         }
-        if uses_metrics {
+        if run.scrape_period.is_some() {
             run.queue.push(Time::ZERO, Event::Scrape);
         }
         run.queue.push(Time::ZERO + config.record_interval, Event::Record);
@@ -469,7 +472,9 @@ impl<'a> Run<'a> {
             self.scraped.push(Scraped { at: self.now, metrics });
         }
         self.queue.push(self.now + self.config.instance_network, Event::MetricsAtRouter);
-        self.queue.push(self.next_observation(self.config.scrape_interval), Event::Scrape);
+        if let Some(period) = self.scrape_period {
+            self.queue.push(self.next_observation(period), Event::Scrape);
+        }
     }
 
     /// When an observer that looks every `interval` looks again: after one interval or, as long as nothing

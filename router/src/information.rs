@@ -1,0 +1,249 @@
+//! What a policy may know: its own implementation's sources, or Lodestar's.
+//!
+//! A policy compared with better information than its implementation has is not that implementation.
+//! [`Information::Deployed`] gives each policy what the real one sees, as old as the real one sees it;
+//! [`Information::Ideal`] gives all of them Lodestar's ledger and capacity-aware prefix index, so that
+//! only the algorithms differ. The table of who sees what is [`Sources::of`], and nowhere else.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::PolicyConfig;
+use crate::time::Duration;
+
+/// Whose eyes a policy looks through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Information {
+    /// What the policy's own implementation sees: its scrape period, its prefix index, its blind spots.
+    #[default]
+    Deployed,
+    /// Lodestar's ledger and prefix index, never old.
+    Ideal,
+}
+
+/// Where requests per instance are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadSource {
+    /// By the router itself: each decision sees all before it.
+    InFlight,
+    /// `running + waiting` of the last scrape: decisions between two scrapes do not see each other.
+    Scraped,
+}
+
+/// What tells which blocks are where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PrefixSource {
+    /// Nothing.
+    None,
+    /// What was routed, corrected by KV events if there are any, least recently used first out at each
+    /// instance's KV capacity.
+    CapacityAware,
+    /// What was routed, and nothing else.
+    OwnRouting {
+        /// Tokens of one block. A request brings hashes of its router's blocks: of larger ones every k-th
+        /// is used (they are chained, so it stands for the whole prefix); smaller ones cannot be had,
+        /// so that a peer that matches characters matches whole blocks here.
+        block_tokens: u32,
+        /// What the index holds.
+        capacity: Capacity,
+    },
+    /// KV events and nothing else.
+    KvEvents,
+}
+
+/// How much an index of what was routed remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Capacity {
+    /// So many tokens of each instance, least recently used first out.
+    PerInstance {
+        /// Of each instance.
+        tokens: u64,
+    },
+    /// So many tokens of the whole fleet, least recently routed first out, and none for longer than `ttl`.
+    Shared {
+        /// Of all instances together.
+        tokens: u64,
+        /// From the last routing on.
+        ttl: Duration,
+    },
+    /// Everything, for ever.
+    Unbounded,
+}
+
+/// Everything a policy sees beside its own state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sources {
+    /// Requests per instance.
+    pub(crate) load: LoadSource,
+    /// How often metrics are scraped; `None` when the policy looks at none. Waiting and running requests
+    /// and KV usage then come from the ledger.
+    pub(crate) scrape_period: Option<Duration>,
+    /// Blocks per instance.
+    pub(crate) prefix: PrefixSource,
+}
+
+/// AIBrix scrapes each pod every 50 ms; so does llm-d's data layer.
+const FAST_SCRAPE: Duration = Duration::from_millis(50);
+/// The Lodestar authors' gateway (`BG_SCRAPE_INTERVAL_MS`), and with it their ports of LMetric and Mooncake.
+const LODESTAR_SCRAPE: Duration = Duration::from_millis(100);
+/// SMG's `--load-monitor-interval`.
+const SMG_POLL: Duration = Duration::from_secs(10);
+
+/// AIBrix: 200,000 blocks of 16 characters, four of which are about a token, for the whole fleet; dropped
+/// 20 minutes after they were last routed. (The paper's experiments set 250,000 blocks of one token for
+/// seven A30.)
+const AIBRIX_INDEX: PrefixSource = PrefixSource::OwnRouting {
+    block_tokens: 16,
+    capacity: Capacity::Shared { tokens: 800_000, ttl: Duration::from_secs(20 * 60) },
+};
+/// llm-d's approximate index: 31,250 blocks of 64 tokens for each server.
+const LLM_D_INDEX: PrefixSource = PrefixSource::OwnRouting {
+    block_tokens: 64,
+    capacity: Capacity::PerInstance { tokens: 31_250 * 64 },
+};
+/// SMG's character tree: `max_tree_size` 67,108,864 characters a worker. (Trimmed every 60 s there, at
+/// once here.)
+const SMG_TREE: PrefixSource = PrefixSource::OwnRouting {
+    block_tokens: 16,
+    capacity: Capacity::PerInstance { tokens: 67_108_864 / 4 },
+};
+/// vllm-router's character tree: 33,554,432 characters a worker. (Trimmed every 120 s there, at once here.)
+const VLLM_ROUTER_TREE: PrefixSource = PrefixSource::OwnRouting {
+    block_tokens: 16,
+    capacity: Capacity::PerInstance { tokens: 33_554_432 / 4 },
+};
+/// production-stack's trie: chunks of 128 characters, about 32 tokens, never evicted.
+const PRODUCTION_STACK_TRIE: PrefixSource =
+    PrefixSource::OwnRouting { block_tokens: 32, capacity: Capacity::Unbounded };
+
+impl Sources {
+    /// What `policy` sees.
+    pub(crate) const fn of(policy: &PolicyConfig, information: Information) -> Self {
+        let deployed = Self::deployed(policy);
+        match information {
+            Information::Deployed => deployed,
+            Information::Ideal => Self {
+                load: LoadSource::InFlight,
+                scrape_period: None,
+                prefix: match deployed.prefix {
+                    PrefixSource::None => PrefixSource::None,
+                    PrefixSource::CapacityAware
+                    | PrefixSource::OwnRouting { .. }
+                    | PrefixSource::KvEvents => PrefixSource::CapacityAware,
+                },
+            },
+        }
+    }
+
+    /// What the implementation of `policy` sees: one row for each, with where that is from.
+    const fn deployed(policy: &PolicyConfig) -> Self {
+        match policy {
+            PolicyConfig::Random | PolicyConfig::RoundRobin => Self::in_flight(PrefixSource::None),
+            // AIBrix counts its own requests (`RealtimeNumRequestsRunning`).
+            PolicyConfig::LeastRequest | PolicyConfig::PowerOfTwo => {
+                Self::in_flight(PrefixSource::None)
+            }
+            // AIBrix reads vLLM's gauge.
+            PolicyConfig::LeastKv => Self::scraped(FAST_SCRAPE, PrefixSource::None),
+            // The Lodestar authors' gateway is AIBrix, and so are its counts and its index.
+            PolicyConfig::PrefixCache(_) | PolicyConfig::PrefixHitThreshold(_) => {
+                Self::in_flight(AIBRIX_INDEX)
+            }
+            // In that gateway too, but by vLLM's gauges.
+            PolicyConfig::LMetric => Self::scraped(LODESTAR_SCRAPE, AIBRIX_INDEX),
+            PolicyConfig::MooncakeSimple => Self::scraped(LODESTAR_SCRAPE, PrefixSource::None),
+            // SMG over HTTP: in flight by its own count, waiting and KV usage by a slow poll.
+            PolicyConfig::SglangCacheAware => {
+                Self { scrape_period: Some(SMG_POLL), ..Self::in_flight(SMG_TREE) }
+            }
+            PolicyConfig::VllmRouterCacheAware => Self::in_flight(VLLM_ROUTER_TREE),
+            // llm-d counts tokens in flight itself, queues and KV usage are scraped.
+            PolicyConfig::LlmDSticky => Self::in_flight(LLM_D_INDEX),
+            PolicyConfig::LlmDWeighted => Self::scraped(FAST_SCRAPE, LLM_D_INDEX),
+            // Dynamo's router has its own ledger; only events say what is cached.
+            PolicyConfig::Dynamo(_) => Self::in_flight(PrefixSource::KvEvents),
+            PolicyConfig::ProductionStack => Self::in_flight(PRODUCTION_STACK_TRIE),
+            // The key is hashed from the prompt, nothing is remembered; SMG counts for itself.
+            PolicyConfig::BoundedHash => Self::in_flight(PrefixSource::None),
+            // Mooncake's conductor books what it sends; its indexer learns of blocks by events.
+            PolicyConfig::Mooncake => Self::in_flight(PrefixSource::KvEvents),
+            // Preble keeps a radix tree with the size of each GPU's cache.
+            PolicyConfig::Preble => Self::in_flight(PrefixSource::CapacityAware),
+            PolicyConfig::SglangLeastLoad => Self::scraped(SMG_POLL, PrefixSource::None),
+            // AIBrix reads vLLM's gauge of running requests.
+            PolicyConfig::Vtc => Self::scraped(FAST_SCRAPE, PrefixSource::None),
+            // Their own books, as vllm-router and LiteLLM keep them.
+            PolicyConfig::SessionAffinity
+            | PolicyConfig::LeastTokens
+            | PolicyConfig::LeastLatency => Self::in_flight(PrefixSource::None),
+            // Lodestar's own.
+            PolicyConfig::JoinShortestWork => Self::in_flight(PrefixSource::CapacityAware),
+        }
+    }
+
+    /// Own counts.
+    const fn in_flight(prefix: PrefixSource) -> Self {
+        Self { load: LoadSource::InFlight, scrape_period: None, prefix }
+    }
+
+    /// Scraped counts.
+    const fn scraped(period: Duration, prefix: PrefixSource) -> Self {
+        Self { load: LoadSource::Scraped, scrape_period: Some(period), prefix }
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.load {
+            LoadSource::InFlight => "own counts",
+            LoadSource::Scraped => "scraped counts",
+        })?;
+        if let Some(period) = self.scrape_period {
+            write!(f, ", scrape every {} ms", period.as_nanos() / 1_000_000)?;
+        }
+        match self.prefix {
+            PrefixSource::None => Ok(()),
+            PrefixSource::CapacityAware => f.write_str(", own routing up to each KV capacity"),
+            PrefixSource::KvEvents => f.write_str(", KV events"),
+            PrefixSource::OwnRouting { block_tokens, capacity } => {
+                write!(f, ", own routing in blocks of {block_tokens}")?;
+                match capacity {
+                    Capacity::PerInstance { tokens } => write!(f, ", {tokens} tokens an instance"),
+                    Capacity::Shared { tokens, ttl } => {
+                        let minutes = ttl.as_nanos() / 60_000_000_000;
+                        write!(f, ", {tokens} tokens in all, {minutes} min")
+                    }
+                    Capacity::Unbounded => f.write_str(", never evicted"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_policy_that_scrapes_counts_by_scrapes() {
+        for policy in PolicyConfig::all() {
+            let sources = Sources::of(&policy, Information::Deployed);
+            if sources.load == LoadSource::Scraped {
+                assert!(sources.scrape_period.is_some(), "{}", policy.name());
+            }
+        }
+    }
+
+    #[test]
+    fn ideal_information_is_never_old_and_knows_each_capacity() {
+        for policy in PolicyConfig::all() {
+            let deployed = Sources::of(&policy, Information::Deployed);
+            let ideal = Sources::of(&policy, Information::Ideal);
+            assert_eq!((ideal.load, ideal.scrape_period), (LoadSource::InFlight, None));
+            let looks_at_prefixes = deployed.prefix != PrefixSource::None;
+            assert_eq!(ideal.prefix == PrefixSource::CapacityAware, looks_at_prefixes);
+        }
+    }
+}

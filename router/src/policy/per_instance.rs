@@ -1,0 +1,40 @@
+//! Something a policy remembers of each instance, by id: positions change when instances come and go.
+
+use crate::event::InstanceId;
+
+/// A value for each instance that has one, by id, ascending.
+#[derive(Clone, Debug)]
+pub(super) struct PerInstance<T> {
+    entries: Vec<(InstanceId, T)>,
+}
+
+impl<T> Default for PerInstance<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new() }
+    }
+}
+
+impl<T: Default> PerInstance<T> {
+    pub(super) fn get(&self, instance: InstanceId) -> Option<&T> {
+        self.find(instance).ok().map(|at| &self.entries[at].1)
+    }
+
+    /// The value of an instance, made if there is none.
+    pub(super) fn entry(&mut self, instance: InstanceId) -> &mut T {
+        let at = self.find(instance).unwrap_or_else(|at| {
+            self.entries.insert(at, (instance, T::default()));
+            at
+        });
+        &mut self.entries[at].1
+    }
+
+    pub(super) fn remove(&mut self, instance: InstanceId) {
+        if let Ok(at) = self.find(instance) {
+            self.entries.remove(at);
+        }
+    }
+
+    fn find(&self, instance: InstanceId) -> Result<usize, usize> {
+        self.entries.binary_search_by_key(&instance, |(id, _)| *id)
+    }
+}

@@ -1,0 +1,215 @@
+//! Preble's E2, "exploitation and exploration": arXiv 2407.00023, with the constants of its code and of the
+//! AIBrix and Lodestar ports.
+//!
+//! With `h_i` cached tokens of the prompt of `L`, and costs in seconds:
+//!
+//! 1. *exploit* if `max h > L − max h`: the longest match, ties by load, then drawn;
+//! 2. but once the window holds 50 requests an instance, and that one's load is above 1.5 times the lightest:
+//!    `argmin load_i`;
+//! 3. *explore* otherwise: `argmin load_i + prefill(L − h_i) + eviction_i`, ties drawn.
+//!
+//! `load_i = Σ prefill(uncached tokens)` over the requests routed to `i` in the last three minutes, plus
+//! `45 · 0.15 s` for each in flight: 45 output tokens, Preble's average, at the port's default TPOT (whose
+//! unit, seconds, is inferred). `eviction_i` is the prefill of what must be evicted for this prompt, times
+//! the part of the tokens routed to `i` in the window that were hits. `prefill` is Preble's fit of
+//! Mistral-7B on an A6000, for every GPU. Replicating hot prefixes is left out.
+
+use std::collections::VecDeque;
+
+use super::per_instance::PerInstance;
+use super::{Choice, Eligible, Fact, Policy};
+use crate::decision::Reason;
+use crate::event::InstanceId;
+use crate::request::Request;
+use crate::rng::Rng;
+use crate::time::{Duration, Time};
+
+const WINDOW: Duration = Duration::from_secs(3 * 60);
+const DECODE_SECS: f64 = 45.0 * 0.15;
+const REBALANCE_REQUESTS: usize = 50;
+const REBALANCE_RATIO: f64 = 1.5;
+
+/// What was routed where, when, with its prefill in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Routed {
+    at: Time,
+    instance: InstanceId,
+    prefill_nanos: u64,
+    prompt_tokens: u64,
+    hit_tokens: u64,
+}
+
+/// The sums over an instance's window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    prefill_nanos: u64,
+    prompt_tokens: u64,
+    hit_tokens: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Preble {
+    /// Oldest first.
+    window: VecDeque<Routed>,
+    sums: PerInstance<Sums>,
+}
+
+impl Preble {
+    fn forget_the_old(&mut self, now: Time) {
+        while let Some(old) = self.window.front()
+            && now.saturating_since(old.at) > WINDOW
+        {
+            let sums = self.sums.entry(old.instance);
+            sums.prefill_nanos -= old.prefill_nanos;
+            sums.prompt_tokens -= old.prompt_tokens;
+            sums.hit_tokens -= old.hit_tokens;
+            self.window.pop_front();
+        }
+    }
+
+    fn sums(&self, eligible: &Eligible<'_>, index: usize) -> Sums {
+        self.sums.get(eligible.get(index).id).copied().unwrap_or_default()
+    }
+
+    fn load(&self, eligible: &Eligible<'_>, index: usize) -> f64 {
+        let prefill = self.sums(eligible, index).prefill_nanos as f64 / 1e9;
+        prefill + DECODE_SECS * f64::from(eligible.requests(index))
+    }
+
+    fn eviction(&self, request: &Request<'_>, eligible: &Eligible<'_>, index: usize) -> f64 {
+        let new = u64::from(eligible.uncached_tokens(index, request));
+        let capacity = eligible.get(index).spec.kv_capacity_tokens;
+        let evicted = (eligible.held_tokens(index) + new).saturating_sub(capacity);
+        let sums = self.sums(eligible, index);
+        let reuse = sums.hit_tokens as f64 / sums.prompt_tokens.max(1) as f64;
+        if evicted == 0 { 0.0 } else { reuse * prefill_secs(evicted, evicted) }
+    }
+}
+
+impl Policy for Preble {
+    fn choose(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        rng: &mut Rng,
+    ) -> Choice {
+        self.forget_the_old(now);
+        let load = |index: usize| self.load(eligible, index);
+        let hit = |index: usize| eligible.prefix_hit_tokens(index);
+        let longest = (0..eligible.len()).map(hit).max().unwrap_or(0);
+        if longest <= request.prompt_tokens - longest {
+            let length = u64::from(request.prompt_tokens);
+            return eligible.lowest(Reason::Explore, rng, |index| {
+                let uncached = u64::from(eligible.uncached_tokens(index, request));
+                load(index)
+                    + prefill_secs(uncached, length)
+                    + self.eviction(request, eligible, index)
+            });
+        }
+        let lightest = (0..eligible.len()).map(load).fold(f64::INFINITY, f64::min);
+        let holders = (0..eligible.len()).filter(|&index| hit(index) == longest);
+        let holder = holders.map(load).fold(f64::INFINITY, f64::min);
+        if self.window.len() >= REBALANCE_REQUESTS * eligible.len()
+            && holder > REBALANCE_RATIO * lightest
+        {
+            return eligible.lowest(Reason::PrefixHoldersOverloaded, rng, load);
+        }
+        let missing = |index: usize| f64::from(request.prompt_tokens - hit(index));
+        eligible.lowest_then(Reason::PrefixHit, rng, missing, load)
+    }
+
+    fn observe(&mut self, now: Time, fact: &Fact<'_>) {
+        match *fact {
+            Fact::Routed(reservation) => {
+                let length = u64::from(reservation.prompt_tokens);
+                let uncached = u64::from(reservation.uncached_tokens);
+                let prefill_nanos = (prefill_secs(uncached, length) * 1e9).round() as u64;
+                let hit_tokens = length - uncached;
+                let instance = reservation.instance;
+                let prompt_tokens = length;
+                let new = Routed { at: now, instance, prefill_nanos, prompt_tokens, hit_tokens };
+                self.window.push_back(new);
+                let sums = self.sums.entry(instance);
+                sums.prefill_nanos += prefill_nanos;
+                sums.prompt_tokens += prompt_tokens;
+                sums.hit_tokens += hit_tokens;
+            }
+            Fact::Left(left) => {
+                self.sums.remove(left);
+                self.window.retain(|routed| routed.instance != left);
+            }
+            Fact::Scraped(_) | Fact::FirstToken(_) | Fact::Finished(..) | Fact::Failed(_) => {}
+        }
+    }
+}
+
+/// Preble's cost of `tokens` to prefill at the end of a context of `context`: a line with a floor, attention,
+/// and a quadratic part for long ones, over 0.9.
+fn prefill_secs(tokens: u64, context: u64) -> f64 {
+    let (n, context) = (tokens as f64, context as f64);
+    let linear = if tokens < 384 { 22.0 } else { 0.108_425_71 * n + 4.2098 };
+    let attention = if context <= 1024.0 { 0.32 } else { 1.86e-4 * context + 0.159 };
+    let quadratic = if tokens < 4096 { 0.0 } else { -7.37 + 3.86e-3 * n + 2.16e-6 * n * n };
+    (linear + attention + quadratic) / 0.9 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixtures::Fixture;
+
+    fn routed(policy: &mut Preble, secs: u64, instance: u32, tokens: u32) {
+        let now = Time::from_nanos(secs * 1_000_000_000);
+        policy.observe(now, &Fact::Routed(&Fixture::reservation(1, instance, tokens)));
+    }
+
+    #[test]
+    fn the_cost_curve_is_prebles() {
+        // (22 + 0.32) / 0.9 ms; (0.10842571 · 1000 + 4.2098 + 0.32) / 0.9 ms.
+        assert!((prefill_secs(100, 100) - 0.0248).abs() < 1e-9);
+        assert!((prefill_secs(1000, 1000) - 0.125_506_122).abs() < 1e-8);
+        // (871.61548 + 1.647 + 161.75) / 0.9 ms, where 161.75 = −7.37 + 30.88 + 138.24.
+        assert!((prefill_secs(8000, 8000) - 1.150_013_867).abs() < 1e-8);
+    }
+
+    #[test]
+    fn a_match_of_more_than_half_is_exploited() {
+        let mut policy = Preble::default();
+        let fixture = |blocks| Fixture::with_requests(&[3, 0]).with_matches(10, &[blocks, 0]);
+        let mut choose = |blocks| {
+            let (choice, chosen) = fixture(blocks).choose(&mut policy);
+            (choice.reason, chosen)
+        };
+        // 96 of 161 tokens, then 80 of 161.
+        assert_eq!(choose(6), (Reason::PrefixHit, 0));
+        assert_eq!(choose(5), (Reason::Explore, 1));
+    }
+
+    #[test]
+    fn exploring_adds_load_prefill_and_eviction() {
+        let mut policy = Preble::default();
+        routed(&mut policy, 0, 0, 1000);
+        let mut fixture = Fixture::with_requests(&[0, 1]);
+        fixture.request.prompt_tokens = 100;
+        let scores = fixture.scores(&mut policy);
+        // 125.5 ms of prefill in the window against one request in flight.
+        assert!((scores[0] - (0.125_506_122 + 0.0248)).abs() < 1e-6, "{scores:?}");
+        assert!((scores[1] - (6.75 + 0.0248)).abs() < 1e-6, "{scores:?}");
+        // Three minutes later the window is empty.
+        fixture.now = Time::from_nanos(181_000_000_000);
+        assert!((fixture.scores(&mut policy)[0] - 0.0248).abs() < 1e-6);
+        assert!(policy.window.is_empty());
+    }
+
+    #[test]
+    fn a_heavy_holder_is_spared_once_there_is_enough_to_tell() {
+        let mut policy = Preble::default();
+        (0..99).for_each(|_| routed(&mut policy, 0, 0, 1000));
+        let fixture = Fixture::with_requests(&[0, 0]).with_matches(10, &[9, 0]);
+        assert_eq!(fixture.choose(&mut policy).0.reason, Reason::PrefixHit);
+        routed(&mut policy, 0, 1, 1000);
+        let (choice, chosen) = fixture.choose(&mut policy);
+        assert_eq!((choice.reason, chosen), (Reason::PrefixHoldersOverloaded, 1));
+    }
+}
