@@ -16,10 +16,14 @@ use crate::manifest::{self, FileEntry, Manifest};
 use crate::summary::{self, Summary};
 use crate::tables::Results;
 
-/// A results folder in the making. Dropping it unfinished leaves nothing behind.
+/// A results folder in the making. Dropping it unfinished leaves nothing behind; if the process is
+/// interrupted, the next one with the same destination removes what it left.
 #[derive(Debug)]
 pub struct OutputDir {
     destination: PathBuf,
+    /// Locked while the process lives, so that others know whether it does. Before the folder, which cannot
+    /// be removed everywhere while a file in it is open.
+    _lock: File,
     /// Holds `new`, which becomes the destination, and for a moment `old`, which was it.
     staging: TempDir,
 }
@@ -47,9 +51,18 @@ pub enum OutputError {
 const REQUESTS_FILE: &str = "requests.parquet";
 const INSTANCES_FILE: &str = "instances.parquet";
 
+/// How a temporary folder's name ends, and the file in it that says whether its process lives.
+const SUFFIX: &str = ".partial";
+const LOCK_FILE: &str = "lock";
+
 impl OutputDir {
     /// Makes sure that results can be written to `destination`, where nothing changes yet.
     pub fn create(destination: &Path) -> Result<Self, OutputError> {
+        let io_error = |source| OutputError::Io { path: destination.to_owned(), source };
+        if destination.is_symlink() {
+            // The folder behind a link is replaced, the link stays.
+            return Self::create(&destination.canonicalize().map_err(io_error)?);
+        }
         if !may_replace(destination) {
             return Err(OutputError::Occupied(destination.to_owned()));
         }
@@ -59,15 +72,11 @@ impl OutputDir {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let staging = create_folder(parent)
-            .and_then(|()| {
-                let prefix = format!(".{}-", name.to_string_lossy());
-                tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(parent)
-            })
-            // One level further down, because tempfile lets only its owner into the folder it makes.
-            .and_then(|staging| fs::create_dir(staging.path().join("new")).map(|()| staging))
-            .map_err(|source| OutputError::Io { path: destination.to_owned(), source })?;
-        Ok(Self { destination: destination.to_owned(), staging })
+        let prefix = format!(".{}-", name.to_string_lossy());
+        create_folder(parent).map_err(io_error)?;
+        remove_abandoned(parent, &prefix, destination);
+        let (staging, lock) = stage(parent, &prefix).map_err(io_error)?;
+        Ok(Self { destination: destination.to_owned(), staging, _lock: lock })
     }
 
     /// The folder to write into. Whatever lies in it in the end belongs to the results.
@@ -125,6 +134,40 @@ impl OutputDir {
                 let _ = fs::rename(&old, &self.destination);
             }
         })
+    }
+}
+
+/// Makes a temporary folder, and a lock in it that ends with the process, however it ends.
+fn stage(parent: &Path, prefix: &str) -> io::Result<(TempDir, File)> {
+    let staging = tempfile::Builder::new().prefix(prefix).suffix(SUFFIX).tempdir_in(parent)?;
+    let unlocked = staging.path().join("unlocked");
+    let lock = File::create(&unlocked)?;
+    // On a file system without locks nobody can take it, and nothing is ever removed.
+    let _ = lock.try_lock();
+    fs::rename(unlocked, staging.path().join(LOCK_FILE))?;
+    // One level further down, because tempfile lets only its owner into the folder it makes.
+    fs::create_dir(staging.path().join("new"))?;
+    Ok((staging, lock))
+}
+
+/// Removes what interrupted runs with this destination left. Best effort: it is only in the way of tidiness.
+fn remove_abandoned(parent: &Path, prefix: &str, destination: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let random = name.strip_prefix(prefix).and_then(|name| name.strip_suffix(SUFFIX));
+        // Of `demo`, not of `demo-2`.
+        if random.is_none_or(|random| random.contains('-')) {
+            continue;
+        }
+        let staging = entry.path();
+        let is_abandoned =
+            File::open(staging.join(LOCK_FILE)).is_ok_and(|lock| lock.try_lock().is_ok());
+        // Interrupted between two renames, it holds the only copy of the earlier results.
+        let holds_results = staging.join("old").exists() && !destination.exists();
+        if is_abandoned && !holds_results {
+            let _ = fs::remove_dir_all(staging);
+        }
     }
 }
 

@@ -72,6 +72,44 @@ fn an_unfinished_run_leaves_nothing() {
 }
 
 #[test]
+fn what_an_interrupted_run_left_is_removed_by_the_next() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("results");
+    let abandoned = |name: &str| {
+        let staging = folder.path().join(name);
+        fs::create_dir_all(staging.join("new/random")).unwrap();
+        fs::write(staging.join("lock"), "").unwrap();
+    };
+    for name in [".results-a.partial", ".results-2-a.partial", ".other-a.partial", ".results-a"] {
+        abandoned(name);
+    }
+    abandoned(".results-b.partial");
+    fs::create_dir(folder.path().join(".results-b.partial/old")).unwrap();
+    let running = OutputDir::create(&path).unwrap();
+    write(&small_results(), &path);
+    let left = |name: &str| folder.path().join(name).exists();
+    assert!(running.path().exists(), "a run that goes on was taken for an abandoned one");
+    assert!(!left(".results-a.partial"));
+    assert!(left(".results-b.partial"), "it held the only copy of earlier results");
+    assert!(left(".results-2-a.partial") && left(".other-a.partial") && left(".results-a"));
+    drop(OutputDir::create(&path).unwrap());
+    assert!(!left(".results-b.partial"), "the results are there again");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_folder_behind_a_link_is_replaced() {
+    let (folder, elsewhere) = (tempdir().unwrap(), tempdir().unwrap());
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(elsewhere.path().join("results"), &link).unwrap();
+    assert!(error_of(&link).starts_with("cannot write"), "the link leads nowhere");
+    fs::create_dir(elsewhere.path().join("results")).unwrap();
+    write(&small_results(), &link);
+    assert!(link.is_symlink());
+    load(&elsewhere.path().join("results")).unwrap();
+}
+
+#[test]
 fn other_files_become_part_of_the_results() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("a/b/results");

@@ -116,7 +116,7 @@ impl RawRequest {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "not a segment: {h, n}, {p} or {p, n}, {o, n} with n below 2^32")]
 pub(super) enum RawSegment {
     Hashed { h: Vec<u64>, n: u32 },
     Output { o: String, n: u32 },
