@@ -44,6 +44,9 @@ pub enum Problem {
     /// A folder to read.
     #[error("is a folder, not a trace; name a file in it")]
     Folder,
+    /// Nowhere to write to.
+    #[error("the folder that it is to lie in does not exist; create it or write to another path")]
+    NoFolder,
     /// A name to write to that is not a file's.
     #[error(
         "exists and is not a regular file (a folder, device or broken link); write to another path"
@@ -138,7 +141,7 @@ pub enum Problem {
         expected: &'static str,
     },
     /// Times and lengths are never negative.
-    #[error("is {found}, below zero; times and lengths are not: correct or remove the row")]
+    #[error("is {found}, below zero; times, lengths and ids are not: correct or remove the row")]
     Negative {
         /// The value.
         found: String,

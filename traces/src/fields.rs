@@ -172,7 +172,10 @@ fn not_json(line: &str, error: &serde_json::Error) -> RowError {
     let at = error.column().saturating_sub(1);
     let rest = line.get(at.saturating_sub(1)..).unwrap_or("").trim_start_matches([' ', ':', '-']);
     let Some(word) = ["NaN", "Infinity"].into_iter().find(|word| rest.starts_with(word)) else {
-        return Problem::NotJson { detail: error.to_string() }.into();
+        // Each line is parsed by itself: the parser's own line number is always 1.
+        let text = error.to_string();
+        let what = text.split(" at line ").next().unwrap_or_default();
+        return Problem::NotJson { detail: format!("{what} at column {}", error.column()) }.into();
     };
     let problem = Problem::NotFinite { found: word.to_owned() };
     // The name is what stands between the last quotes before the value.

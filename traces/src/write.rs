@@ -44,8 +44,13 @@ fn resolve(path: &Path) -> Result<PathBuf, Problem> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
             Ok(path.to_owned())
         }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         Ok(_) | Err(_) => Err(Problem::Occupied),
     }
+}
+
+fn cannot_create(error: io::Error) -> Problem {
+    if error.kind() == io::ErrorKind::NotFound { Problem::NoFolder } else { Problem::Io(error) }
 }
 
 /// A trace file in the making. Dropped before [`TraceWriter::finish`], it leaves nothing behind.
@@ -72,7 +77,8 @@ impl TraceWriter {
         let fail = |problem| TraceError::file(&path, problem);
         let destination = resolve(&path).map_err(fail)?;
         let partial = Partial::beside(&destination);
-        let file = BufWriter::new(File::create(&partial.0).map_err(|error| fail(error.into()))?);
+        let file = File::create(&partial.0).map_err(|error| fail(cannot_create(error)))?;
+        let file = BufWriter::new(file);
         let sink = Sink::new(&path, format, file).map_err(fail)?;
         let checker = Checker::new(Format::LodestarJsonl);
         Ok(Self { partial, sink, checker, requests: 0, destination, path })

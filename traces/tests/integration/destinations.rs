@@ -60,6 +60,10 @@ fn what_is_not_a_file_is_not_replaced() {
         assert!(message.contains("exists and is not a regular file"), "{message}");
     }
     assert_eq!(folder.names(), ["nowhere"]);
+    let message = write_one(&folder.path("absent/t.jsonl")).unwrap_err().to_string();
+    assert!(message.contains("the folder that it is to lie in does not exist"), "{message}");
+    let message = write_one(&folder.file("file", "").join("t.jsonl")).unwrap_err().to_string();
+    assert!(message.contains("t.jsonl: Not a directory"), "{message}");
 }
 
 #[test]

@@ -93,7 +93,11 @@ fn cut_and_damaged_streams() {
 
 #[test]
 fn lines_that_are_no_row() {
-    says(mooncake("{\"timestamp\": 1,"), 2, &["not a JSON object"]);
+    says(
+        mooncake("{\"timestamp\": 1,"),
+        2,
+        &["not a JSON object (EOF while parsing a value at column 16)"],
+    );
     says(mooncake("[1, 2]"), 2, &["not a JSON object"]);
     says(mooncake("{} {}"), 2, &["not a JSON object"]);
     says(format!("{AZURE}2023-11-16 18:17:04,10\n"), 3, &["has 2 columns, the header has 3"]);
