@@ -3,14 +3,13 @@
 //! Parallel across runs and never inside one: each run is a pure function of the scenario and its own
 //! policy, so the number of threads decides when the results are there and never what they are.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use lodestar_router::{PolicyConfig, RouterConfig};
 use lodestar_sim::{ClusterConfig, Stuck, simulate};
-use lodestar_traces::{Arrival, ReadOptions, TraceRequest};
+use lodestar_traces::{ReadOptions, TraceRequest};
 use rayon::prelude::*;
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -59,19 +58,6 @@ pub enum ReplayError {
     /// The same policy twice would be the same run twice, in the same folder.
     #[error("the policy {0} was named twice")]
     RepeatedPolicy(String),
-    /// A time series that would not fit into memory.
-    #[error(
-        "the trace {trace} lasts {days} days or more: a row a simulated second, instance and policy would be \
-         {rows} rows, above {MAX_ROWS}; replay a window of it, or at a higher rate"
-    )]
-    TooLong {
-        /// What the trace is called.
-        trace: String,
-        /// Until its last request is sent.
-        days: u64,
-        /// Of all runs.
-        rows: u64,
-    },
     /// The fleet cannot be built.
     #[error(transparent)]
     Fleet(#[from] FleetError),
@@ -91,42 +77,6 @@ pub enum ReplayError {
         /// What the watchdog saw.
         source: Stuck,
     },
-}
-
-/// Most rows of the time series of all runs: a week on 50 instances under six policies.
-const MAX_ROWS: u64 = 200_000_000;
-
-fn check_rows(
-    trace: &str,
-    requests: &[TraceRequest],
-    cluster: &ClusterConfig,
-    policies: usize,
-) -> Result<(), ReplayError> {
-    let last_ns = earliest_end_ns(requests);
-    let series = (cluster.instances.len() * policies) as u64;
-    let rows = (last_ns / cluster.record_interval.as_nanos()).saturating_mul(series);
-    if rows <= MAX_ROWS {
-        return Ok(());
-    }
-    let days = last_ns / 86_400_000_000_000;
-    Err(ReplayError::TooLong { trace: trace.to_owned(), days, rows })
-}
-
-/// When the last request is sent if every other one is answered at once.
-fn earliest_end_ns(requests: &[TraceRequest]) -> u64 {
-    let mut sent_ns = BTreeMap::new();
-    let mut last_ns = 0;
-    for request in requests {
-        let ns = match request.arrival {
-            Arrival::At { ns } => ns,
-            Arrival::After { request, delay_ns } => {
-                sent_ns.get(&request).copied().unwrap_or(0_u64).saturating_add(delay_ns)
-            }
-        };
-        sent_ns.insert(request.id, ns);
-        last_ns = last_ns.max(ns);
-    }
-    last_ns
 }
 
 impl<'a> Replay<'a> {
@@ -151,7 +101,6 @@ impl<'a> Replay<'a> {
             }
         }
         let cluster = ClusterConfig::new(fleet.instances(model)?);
-        check_rows(name, requests, &cluster, policies.len())?;
         let trace = TraceIdentity {
             name: name.to_owned(),
             read_options,
@@ -219,39 +168,5 @@ impl<'a> Replay<'a> {
         assert_eq!(output.requests.len(), self.requests.len(), "every request ends exactly once");
         let elapsed = started.elapsed();
         Ok((RunTables::new(&policy.name(), &self.cluster, &output), elapsed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use lodestar_traces::{Source, Span};
-
-    use super::*;
-
-    fn request(id: u64, arrival: Arrival) -> TraceRequest {
-        TraceRequest {
-            id,
-            arrival,
-            prompt: vec![Span { source: Source::Private(id), start: 0, tokens: 9 }],
-            output_tokens: 1,
-            session: None,
-            priority: 0,
-            cache_salt: None,
-        }
-    }
-
-    #[test]
-    fn a_trace_of_decades_is_refused_before_it_fills_memory() {
-        let decades_ns = 1 << 60;
-        let after = Arrival::After { request: 0, delay_ns: decades_ns };
-        for arrival in [Arrival::At { ns: decades_ns }, after] {
-            let requests = [request(0, Arrival::At { ns: 0 }), request(1, arrival)];
-            let workload = Workload { name: "t", read_options: None, requests: &requests };
-            let fleet = "l4:2".parse().unwrap();
-            let policies = PolicyConfig::all().into();
-            let error = Replay::new(workload, fleet, "llama-3.1-8b", policies, 1).unwrap_err();
-            let message = error.to_string();
-            assert!(message.starts_with("the trace t lasts 13343 days or more"), "{message}");
-        }
     }
 }
