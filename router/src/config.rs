@@ -103,6 +103,9 @@ pub enum PolicyConfig {
     /// llm-d: weighted scorers.
     #[serde(deserialize_with = "no_parameters")]
     LlmDWeighted,
+    /// llm-d: predicted latency.
+    #[serde(deserialize_with = "no_parameters")]
+    LlmDPredicted,
     /// NVIDIA Dynamo: blocks to prefill plus blocks in decode.
     Dynamo(DynamoParams),
     /// vLLM production-stack: longest match, whatever the load.
@@ -133,7 +136,7 @@ const THRESHOLD_PREFIX: &str = "prefix-hit-threshold-";
 
 impl PolicyConfig {
     /// The name of every policy with its default parameters, in the order of the variants.
-    pub const NAMES: [&'static str; 24] = [
+    pub const NAMES: [&'static str; 25] = [
         "random",
         "round-robin",
         "least-request",
@@ -150,6 +153,7 @@ impl PolicyConfig {
         "vllm-router-cache-aware",
         "llm-d-sticky",
         "llm-d-weighted",
+        "llm-d-predicted",
         "dynamo",
         "production-stack",
         "bounded-hash",
@@ -161,7 +165,7 @@ impl PolicyConfig {
     ];
 
     /// Every policy with its default parameters, in the order of [`NAMES`](Self::NAMES).
-    pub fn all() -> [Self; 24] {
+    pub fn all() -> [Self; 25] {
         [
             Self::Random,
             Self::RoundRobin,
@@ -179,6 +183,7 @@ impl PolicyConfig {
             Self::VllmRouterCacheAware,
             Self::LlmDSticky,
             Self::LlmDWeighted,
+            Self::LlmDPredicted,
             Self::Dynamo(DynamoParams::default()),
             Self::ProductionStack,
             Self::BoundedHash,
@@ -244,6 +249,7 @@ impl PolicyConfig {
             Self::VllmRouterCacheAware => "vllm-router-cache-aware",
             Self::LlmDSticky => "llm-d-sticky",
             Self::LlmDWeighted => "llm-d-weighted",
+            Self::LlmDPredicted => "llm-d-predicted",
             Self::Dynamo(_) => "dynamo",
             Self::ProductionStack => "production-stack",
             Self::BoundedHash => "bounded-hash",
@@ -292,6 +298,9 @@ impl PolicyConfig {
                 "llm-d: holders of 80 % of the prompt until 18 s behind, the fewest tokens among them"
             }
             Self::LlmDWeighted => "llm-d: prefix, queue and KV usage weighed 3:2:2",
+            Self::LlmDPredicted => {
+                "llm-d: the lowest predicted latency, learned online for one kind of GPU"
+            }
             Self::Dynamo(_) => "NVIDIA Dynamo: the fewest blocks to prefill plus blocks in decode",
             Self::ProductionStack => "vLLM production-stack: the longest match, whatever the load",
             Self::BoundedHash => {

@@ -161,7 +161,9 @@ impl Sources {
             PolicyConfig::VllmRouterCacheAware => Self::in_flight(VLLM_ROUTER_TREE),
             // llm-d counts tokens in flight itself, queues and KV usage are scraped.
             PolicyConfig::LlmDSticky => Self::in_flight(LLM_D_INDEX),
-            PolicyConfig::LlmDWeighted => Self::scraped(FAST_SCRAPE, LLM_D_INDEX),
+            PolicyConfig::LlmDWeighted | PolicyConfig::LlmDPredicted => {
+                Self::scraped(FAST_SCRAPE, LLM_D_INDEX)
+            }
             // Dynamo's router has its own ledger; only events say what is cached.
             PolicyConfig::Dynamo(_) => Self::in_flight(PrefixSource::KvEvents),
             PolicyConfig::ProductionStack => Self::in_flight(PRODUCTION_STACK_TRIE),

@@ -4,6 +4,7 @@
 //! draws only from the stream it is given. What all policies share (eligibility, reservations, prefix
 //! lookup) is the router's, so an algorithm's file contains the algorithm.
 
+mod boosting;
 mod bounded_hash;
 mod dynamo;
 mod join_shortest_work;
@@ -11,6 +12,7 @@ mod least_kv;
 mod least_latency;
 mod least_request;
 mod least_tokens;
+mod llm_d_predicted;
 mod llm_d_sticky;
 mod llm_d_weighted;
 mod lmetric;
@@ -84,7 +86,6 @@ pub(crate) enum Fact<'a> {
     /// A request is complete.
     Finished(&'a Reservation, Usage),
     /// A request ended without an answer.
-    #[expect(dead_code, reason = "no policy remembers requests one by one yet")]
     Failed(&'a Reservation),
 }
 
@@ -111,6 +112,7 @@ pub(crate) fn build(config: &PolicyConfig) -> Box<dyn Policy> {
         }
         PolicyConfig::LlmDSticky => Box::new(llm_d_sticky::LlmDSticky),
         PolicyConfig::LlmDWeighted => Box::new(llm_d_weighted::LlmDWeighted),
+        PolicyConfig::LlmDPredicted => Box::new(llm_d_predicted::LlmDPredicted::default()),
         PolicyConfig::Dynamo(params) => Box::new(dynamo::Dynamo::new(*params)),
         PolicyConfig::ProductionStack => Box::new(production_stack::ProductionStack),
         PolicyConfig::BoundedHash => Box::new(bounded_hash::BoundedHash),
