@@ -1,8 +1,8 @@
 //! Decisions depend on configuration, seed and calls, and on nothing else.
 
 use lodestar_router::{
-    Decision, Event, InstanceId, InstanceMetrics, PolicyConfig, Rejected, RequestId, Router,
-    RouterConfig, Scraped, Time,
+    Decision, Duration, Event, Information, InstanceId, InstanceMetrics, Load, PolicyConfig,
+    Rejected, Request, RequestId, Router, RouterConfig, Scraped, Time, Usage,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,64 +11,115 @@ use crate::{SPEC, blocks, join, leave, request, request_with};
 
 type Decisions = Vec<Result<Decision, Rejected>>;
 
-/// A day in the life of a router, made of numbers.
-fn live(policy: &PolicyConfig, seed: u64, joins: &[u32], steps: &[(u8, u64, u64)]) -> Decisions {
-    let mut router = Router::new(RouterConfig::new(policy.clone()), seed);
+/// A day in the life of a router, made of numbers; at its end nothing is in flight.
+fn live(
+    config: &RouterConfig,
+    seed: u64,
+    joins: &[u32],
+    steps: &[(u8, u64, u64)],
+) -> (Decisions, Router) {
+    let mut router = Router::new(config.clone(), seed);
     joins.iter().for_each(|&instance| join(&mut router, instance, SPEC));
     let mut decisions = Vec::new();
+    let mut now = Time::ZERO;
     for (step, &(kind, a, b)) in (0..).zip(steps) {
-        let now = Time::from_nanos(step);
+        now += Duration::from_millis(a * b % 20_000);
+        let request = RequestId(a % (step + 1));
+        let instance = InstanceId(a as u32 % 6);
         match kind {
             0..=5 => {
                 let blocks = blocks(a % 4, b % 30);
-                decisions.push(router.route(now, &request_with(step, &blocks)));
+                let request =
+                    Request { session: b.checked_sub(500), ..request_with(step, &blocks) };
+                let decision = router.route(now, &request);
+                if let Ok(decision) = &decision {
+                    let chosen = router.fleet().get(decision.instance).expect("it is there");
+                    assert!(request.prompt_tokens < chosen.spec.max_model_len_tokens);
+                }
+                decisions.push(decision);
             }
-            6 => router.observe(now, &Event::Aborted { request: RequestId(a % (step + 1)) }),
-            7 => {
-                let metrics = InstanceMetrics {
-                    kv_usage: (b % 10) as f64 / 10.0,
-                    ..InstanceMetrics::default()
-                };
-                let scraped = Scraped { at: now, metrics };
-                router.observe(
-                    now,
-                    &Event::MetricsScraped { instance: InstanceId(a as u32 % 6), scraped },
-                );
-            }
+            6 => router.observe(now, &Event::Aborted { request }),
+            7 => router.observe(now, &scrape(now, instance, b)),
             8 => leave(&mut router, a as u32 % 6),
-            _ => join(&mut router, a as u32 % 6, SPEC),
+            9 => join(&mut router, a as u32 % 6, SPEC),
+            10..=12 => router.observe(now, &Event::FirstToken { request }),
+            13 => router.observe(now, &Event::Progress { request, output_tokens: b as u32 % 50 }),
+            14..=15 => {
+                let usage = Usage { output_tokens: b as u32 % 50, ..Usage::default() };
+                router.observe(now, &Event::Finished { request, usage });
+            }
+            16 => {
+                let blocks = &blocks(a % 4, b % 30);
+                router.observe(now, &Event::BlocksStored { instance, parent: None, blocks });
+            }
+            _ => {
+                let blocks = &blocks(a % 4, b % 30);
+                router.observe(now, &Event::BlocksRemoved { instance, blocks });
+            }
         }
     }
-    decisions
+    for step in 0..steps.len() as u64 {
+        router.observe(now, &Event::DispatchFailed { request: RequestId(step) });
+    }
+    (decisions, router)
+}
+
+fn scrape(at: Time, instance: InstanceId, number: u64) -> Event<'static> {
+    let metrics = InstanceMetrics {
+        kv_usage: (number % 11) as f64 / 10.0,
+        running_requests: number as u32 % 7,
+        waiting_requests: number as u32 % 13,
+        ..InstanceMetrics::default()
+    };
+    Event::MetricsScraped { instance, scraped: Scraped { at, metrics } }
+}
+
+/// Every policy with both kinds of information.
+fn configs() -> impl Iterator<Item = RouterConfig> {
+    PolicyConfig::all().into_iter().flat_map(|policy| {
+        [Information::Deployed, Information::Ideal]
+            .map(|information| RouterConfig { information, ..RouterConfig::new(policy.clone()) })
+    })
+}
+
+fn steps(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(u8, u64, u64)>> {
+    vec((0..18_u8, 0..1000_u64, 0..1000_u64), count)
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn equal_calls_and_seeds_give_equal_decisions_whatever_the_order_of_joining(
         seed in any::<u64>(),
-        steps in vec((0..10_u8, 0..1000_u64, 0..1000_u64), 1..80),
+        steps in steps(1..100),
     ) {
-        for policy in PolicyConfig::all() {
-            let decisions = live(&policy, seed, &[0, 1, 2, 3], &steps);
-            prop_assert_eq!(&decisions, &live(&policy, seed, &[0, 1, 2, 3], &steps));
-            prop_assert_eq!(&decisions, &live(&policy, seed, &[2, 0, 3, 1], &steps));
+        for config in configs() {
+            let (decisions, _) = live(&config, seed, &[0, 1, 2, 3], &steps);
+            prop_assert_eq!(&decisions, &live(&config, seed, &[0, 1, 2, 3], &steps).0);
+            prop_assert_eq!(&decisions, &live(&config, seed, &[2, 0, 3, 1], &steps).0);
         }
     }
 
     #[test]
-    fn a_decision_agrees_with_its_candidates(
-        steps in vec((0..10_u8, 0..1000_u64, 0..1000_u64), 1..80),
+    fn a_decision_agrees_with_its_candidates_and_nothing_stays_reserved(
+        steps in steps(1..100),
     ) {
-        for policy in PolicyConfig::all() {
-            for decision in live(&policy, 1, &[0, 1, 2, 3], &steps).into_iter().flatten() {
+        for config in configs() {
+            let (decisions, router) = live(&config, 1, &[0, 1, 2, 3], &steps);
+            for decision in decisions.into_iter().flatten() {
                 prop_assert!(decision.propensity > 0.0 && decision.propensity <= 1.0);
                 prop_assert!(decision.candidates.is_sorted_by(|a, b| a.instance < b.instance));
+                prop_assert!(decision.candidates.iter().all(|candidate| candidate.score.is_finite()));
                 let chosen = decision.candidates.iter().find(|candidate| candidate.instance == decision.instance);
                 prop_assert_eq!(chosen.is_none(), decision.candidates.is_empty());
                 if let Some(chosen) = chosen {
                     prop_assert_eq!(chosen.prefix_hit_tokens, decision.prefix_hit_tokens);
                     prop_assert!(decision.candidates.iter().all(|other| chosen.score <= other.score));
                 }
+            }
+            for instance in router.fleet().instances() {
+                prop_assert_eq!(instance.load, Load::default());
             }
         }
     }
@@ -78,7 +129,8 @@ proptest! {
 fn another_seed_draws_otherwise() {
     let steps: Vec<_> = (0..40).map(|step| (0, step, 0)).collect();
     let chosen = |seed| -> Vec<_> {
-        let decisions = live(&PolicyConfig::Random, seed, &[0, 1, 2, 3], &steps);
+        let decisions =
+            live(&RouterConfig::new(PolicyConfig::Random), seed, &[0, 1, 2, 3], &steps).0;
         decisions.into_iter().map(|decision| decision.unwrap().instance).collect()
     };
     assert_eq!(chosen(1), chosen(1));
@@ -89,7 +141,8 @@ fn another_seed_draws_otherwise() {
 #[test]
 fn the_first_draws_of_a_seed_never_change() {
     let steps: Vec<_> = (0..12).map(|step| (0, step, 0)).collect();
-    let decisions = live(&PolicyConfig::Random, 42, &[0, 1, 2, 3, 4, 5, 6, 7], &steps);
+    let decisions =
+        live(&RouterConfig::new(PolicyConfig::Random), 42, &[0, 1, 2, 3, 4, 5, 6, 7], &steps).0;
     let chosen: Vec<_> =
         decisions.into_iter().map(|decision| decision.unwrap().instance.0).collect();
     assert_eq!(chosen, [0, 7, 6, 5, 6, 7, 4, 2, 6, 6, 1, 6]);
