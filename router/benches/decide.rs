@@ -1,14 +1,15 @@
 //! Time of one decision, by policy and fleet size, for a prompt of 8,192 tokens.
 //!
-//! In `decide` the fleet has seen each prompt before. In `record` it has seen none, and its caches are
+//! In `decide` the fleet has seen each prompt before, and each policy has the information of its own
+//! implementation. In `record` it has seen none, and its caches are
 //! full: of each prompt all but the shared head replaces other blocks in the prefix index.
 
 use std::hint::black_box;
 
 use divan::Bencher;
 use lodestar_router::{
-    BlockHash, Event, InstanceId, InstanceSpec, PolicyConfig, Request, RequestId, Router,
-    RouterConfig, Time,
+    BlockHash, Event, Information, InstanceId, InstanceSpec, PolicyConfig, Request, RequestId,
+    Router, RouterConfig, Time,
 };
 
 const BLOCKS: usize = 512;
@@ -39,7 +40,7 @@ fn decide<const INSTANCES: u32>(bencher: Bencher<'_, '_>, policy: &str) {
 
 #[divan::bench(consts = [8, 64])]
 fn record<const INSTANCES: u32>(bencher: Bencher<'_, '_>) {
-    let mut driver = Driver::new("prefix-cache", INSTANCES);
+    let mut driver = Driver::ideal("prefix-cache", INSTANCES);
     // 25,000 blocks fit: 60 prompts of 448 own blocks fill each cache.
     let mut session = u64::from(INSTANCES) * 60;
     (0..session).for_each(|session| driver.step(&prompt(session, BLOCKS)));
@@ -53,7 +54,7 @@ fn record<const INSTANCES: u32>(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn eight_instances_and_66_blocks(bencher: Bencher<'_, '_>) {
-    let mut driver = Driver::new("prefix-cache", 8);
+    let mut driver = Driver::ideal("prefix-cache", 8);
     let mut session = 8 * 1000;
     (0..session).for_each(|session| driver.step(&prompt(session, 66 + SHARED_BLOCKS / 2)));
     bencher
@@ -88,7 +89,18 @@ struct Driver {
 impl Driver {
     fn new(policy: &str, instances: u32) -> Self {
         let policy = PolicyConfig::from_name(policy).expect("the name of a policy");
-        let mut router = Router::new(RouterConfig::new(policy), 1);
+        Self::with(RouterConfig::new(policy), instances)
+    }
+
+    /// With an index that knows each instance's capacity.
+    fn ideal(policy: &str, instances: u32) -> Self {
+        let policy = PolicyConfig::from_name(policy).expect("the name of a policy");
+        let information = Information::Ideal;
+        Self::with(RouterConfig { information, ..RouterConfig::new(policy) }, instances)
+    }
+
+    fn with(config: RouterConfig, instances: u32) -> Self {
+        let mut router = Router::new(config, 1);
         for instance in (0..instances).map(InstanceId) {
             router.observe(Time::ZERO, &Event::InstanceJoined { instance, spec: SPEC });
         }

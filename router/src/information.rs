@@ -91,12 +91,13 @@ const LODESTAR_SCRAPE: Duration = Duration::from_millis(100);
 /// SMG's `--load-monitor-interval`.
 const SMG_POLL: Duration = Duration::from_secs(10);
 
-/// AIBrix: 200,000 blocks of 16 characters, four of which are about a token, for the whole fleet; dropped
-/// 20 minutes after they were last routed. (The paper's experiments set 250,000 blocks of one token for
-/// seven A30.)
+/// AIBrix: 200,000 blocks for the whole fleet, dropped 20 minutes after they were last routed; 16 tokens
+/// each, its setting for a real tokenizer, which the Lodestar authors use too. (Its character tokenizer comes
+/// with blocks of 128 characters, twice that; the authors' experiments set 250,000 blocks of one token for
+/// seven A30, whose caches hold 306,000.)
 const AIBRIX_INDEX: PrefixSource = PrefixSource::OwnRouting {
     block_tokens: 16,
-    capacity: Capacity::Shared { tokens: 800_000, ttl: Duration::from_secs(20 * 60) },
+    capacity: Capacity::Shared { tokens: 200_000 * 16, ttl: Duration::from_secs(20 * 60) },
 };
 /// llm-d's approximate index: 31,250 blocks of 64 tokens for each server.
 const LLM_D_INDEX: PrefixSource = PrefixSource::OwnRouting {
