@@ -8,8 +8,8 @@ use std::hint::black_box;
 
 use divan::Bencher;
 use lodestar_router::{
-    BlockHash, Event, Information, InstanceId, InstanceSpec, PolicyConfig, Request, RequestId,
-    Router, RouterConfig, Time,
+    BlockHash, Duration, Event, Information, InstanceId, InstanceSpec, PolicyConfig, Request,
+    RequestId, Router, RouterConfig, Time, Usage,
 };
 
 const BLOCKS: usize = 512;
@@ -79,9 +79,10 @@ fn prompt(session: u64, blocks: usize) -> Vec<BlockHash> {
     (0..blocks).map(hash).collect()
 }
 
-/// A router with a constant number of requests in flight.
+/// A router with a constant number of requests in flight, 25 of which come and go a second.
 struct Driver {
     router: Router,
+    now: Time,
     requests: u64,
     in_flight: u64,
 }
@@ -104,18 +105,28 @@ impl Driver {
         for instance in (0..instances).map(InstanceId) {
             router.observe(Time::ZERO, &Event::InstanceJoined { instance, spec: SPEC });
         }
-        Self { router, requests: 0, in_flight: u64::from(instances) * REQUESTS_PER_INSTANCE }
+        Self {
+            router,
+            now: Time::ZERO,
+            requests: 0,
+            in_flight: u64::from(instances) * REQUESTS_PER_INSTANCE,
+        }
     }
 
     /// Routes one request and ends the oldest.
     fn step(&mut self, block_hashes: &[BlockHash]) {
         self.requests += 1;
+        self.now += Duration::from_millis(40);
         let prompt_tokens = 16 * block_hashes.len() as u32;
         let id = RequestId(self.requests);
-        let request = Request { id, prompt_tokens, block_hashes, session: None, priority: 0 };
-        black_box(self.router.route(Time::ZERO, &request)).expect("an instance");
-        // Ends of requests that never were are ignored.
+        let session = Some(self.requests % 1000);
+        let request = Request { id, prompt_tokens, block_hashes, session, priority: 0 };
+        black_box(self.router.route(self.now, &request)).expect("an instance");
+        // First tokens and ends of requests that never were are ignored.
+        let request = RequestId(self.requests.wrapping_sub(self.in_flight / 2));
+        self.router.observe(self.now, &Event::FirstToken { request });
         let request = RequestId(self.requests.wrapping_sub(self.in_flight));
-        self.router.observe(Time::ZERO, &Event::Aborted { request });
+        let usage = Usage { output_tokens: 200, ..Usage::default() };
+        self.router.observe(self.now, &Event::Finished { request, usage });
     }
 }
