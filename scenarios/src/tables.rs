@@ -37,10 +37,11 @@ pub(crate) struct SchemaMismatch;
 impl RunTables {
     /// The tables of what the simulator returned.
     pub fn new(policy: &str, cluster: &ClusterConfig, output: &RunOutput) -> Self {
+        let members = cluster.members();
         Self {
             policy: policy.to_owned(),
-            requests: request_table(policy, &cluster.instances, &output.requests),
-            instances: instance_table(policy, &cluster.instances, &output.intervals),
+            requests: request_table(policy, &members, &output.requests),
+            instances: instance_table(policy, &members, &output.intervals),
         }
     }
 
@@ -75,8 +76,8 @@ impl RunTables {
     }
 }
 
-fn request_table(policy: &str, instances: &[InstanceConfig], records: &[RequestRecord]) -> Table {
-    let of = |record: &RequestRecord| record.instance.map(|id| &instances[id.0 as usize]);
+fn request_table(policy: &str, members: &[&InstanceConfig], records: &[RequestRecord]) -> Table {
+    let of = |record: &RequestRecord| record.instance.map(|id| members[id.0 as usize]);
     let columns = vec![
         column("policy", records, |_| policy),
         column("request", records, |r| r.request),
@@ -102,8 +103,8 @@ fn request_table(policy: &str, instances: &[InstanceConfig], records: &[RequestR
     Table::new(records.len(), columns)
 }
 
-fn instance_table(policy: &str, instances: &[InstanceConfig], records: &[IntervalRecord]) -> Table {
-    let of = |record: &IntervalRecord| &instances[record.instance.0 as usize];
+fn instance_table(policy: &str, members: &[&InstanceConfig], records: &[IntervalRecord]) -> Table {
+    let of = |record: &IntervalRecord| members[record.instance.0 as usize];
     let columns = vec![
         column("policy", records, |_| policy),
         column("end_ns", records, |r| r.end.as_nanos()),

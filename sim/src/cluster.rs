@@ -5,13 +5,23 @@
 //! queue. Tokens travel back the same way. The router learns of them when they pass, and of an
 //! instance's metrics only when it scrapes them. What happens at one instant happens in the order of
 //! [`event_queue`]'s classes, so that nothing depends on the luck of a heap.
+//!
+//! Instances may join, leave, crash and slow down while requests are under way: [`plan`] says when,
+//! [`membership`] does it.
 
 mod config;
 mod event_queue;
+mod front;
+mod members;
+mod membership;
+mod observers;
+mod plan;
 mod run;
 mod stuck;
 mod timeline;
+mod way;
 
 pub use self::config::{ApiServer, ClusterConfig, InstanceConfig};
+pub use self::plan::{InvalidPlan, PlannedEvent, PlannedKind};
 pub use self::run::{RunOutput, simulate, simulate_placed};
 pub use self::stuck::Stuck;

@@ -190,6 +190,31 @@ impl Engine {
         self.message(now, Message::Abort(handle));
     }
 
+    /// Steps scheduled from now on follow another law; those that run take as long as they were to take.
+    pub fn set_step_time(&mut self, now: Time, step_time: StepTime) {
+        if let Some(run) = self.take_run() {
+            self.interrupt(run, now);
+        }
+        self.step_time = step_time;
+    }
+
+    /// The process ends, with its requests and its cache. Its totals remain.
+    pub fn shut_down(&mut self, now: Time) {
+        if let Some(run) = self.take_run() {
+            self.interrupt(run, now);
+        }
+        self.counters = self.counters();
+        self.scheduler = Scheduler::new(self.scheduler.config.clone());
+        self.scheduler.preemptions = self.counters.preemptions;
+        self.phase = Phase::Blocked;
+        self.inbox.clear();
+        self.aborted.clear();
+        self.in_flight.clear();
+        self.flush = false;
+        self.steps_without_output = 0;
+        assert!(self.next_wakeup().is_none(), "nothing is left to do");
+    }
+
     /// Whether the front end lets a prompt of this length through.
     pub fn accepts(&self, prompt_tokens: u32) -> bool {
         0 < prompt_tokens && prompt_tokens < self.scheduler.config.max_model_len
@@ -322,6 +347,17 @@ impl Engine {
             Phase::Blocked => self.phase = Phase::Ready { at: now },
             Phase::Decoding(run) => self.interrupt(run, now),
             phase @ (Phase::Ready { .. } | Phase::Executing { .. }) => self.phase = phase,
+        }
+    }
+
+    /// The run of many steps that the engine is in, to be interrupted.
+    fn take_run(&mut self) -> Option<DecodeRun> {
+        match std::mem::replace(&mut self.phase, Phase::Blocked) {
+            Phase::Decoding(run) => Some(run),
+            phase @ (Phase::Blocked | Phase::Ready { .. } | Phase::Executing { .. }) => {
+                self.phase = phase;
+                None
+            }
         }
     }
 

@@ -10,11 +10,13 @@ mod cluster;
 pub mod content;
 pub mod engine;
 pub mod golden;
+mod random;
 mod record;
 mod sharing;
 pub mod step_time;
 
 pub use self::cluster::{
-    ApiServer, ClusterConfig, InstanceConfig, RunOutput, Stuck, simulate, simulate_placed,
+    ApiServer, ClusterConfig, InstanceConfig, InvalidPlan, PlannedEvent, PlannedKind, RunOutput,
+    Stuck, simulate, simulate_placed,
 };
 pub use self::record::{IntervalRecord, Outcome, RequestRecord};

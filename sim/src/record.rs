@@ -14,6 +14,8 @@ pub enum Outcome {
     RejectedByRouter,
     /// The engine refused it: the prompt is empty or not shorter than `max_model_len`.
     RejectedByEngine,
+    /// Its instance died after the first token. One that dies before it is routed again instead.
+    Failed,
 }
 
 impl Outcome {
@@ -23,6 +25,7 @@ impl Outcome {
             Self::Finished => "finished",
             Self::RejectedByRouter => "rejected-by-router",
             Self::RejectedByEngine => "rejected-by-engine",
+            Self::Failed => "failed",
         }
     }
 }
@@ -64,6 +67,9 @@ pub struct RequestRecord {
     pub output_tokens: u32,
     /// Times it was preempted.
     pub preemptions: u32,
+    /// Times it was routed again, because its instance died or was not there. Everything else here is of the
+    /// last attempt, except for the arrival.
+    pub retries: u32,
 }
 
 impl RequestRecord {

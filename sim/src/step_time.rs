@@ -28,6 +28,28 @@ impl StepTime {
         }
     }
 
+    /// The same law with every coefficient times `factor`, rounded, so that it is still one of integers and
+    /// whole runs of steps still have a closed form.
+    #[must_use]
+    pub fn scaled(&self, factor: f64) -> Self {
+        let scale = |coefficient: u64| round(coefficient as f64 * factor);
+        match self {
+            Self::Recorded(law) => Self::Recorded(RecordedStepTime {
+                a_ns: scale(law.a_ns),
+                b_ns: scale(law.b_ns),
+                c_ns: scale(law.c_ns),
+                d_ns: scale(law.d_ns),
+            }),
+            Self::Gpu(law) => Self::Gpu(Arc::new(GpuStepTime {
+                linear_ps: law.linear_ps.iter().map(|&ps| scale(ps)).collect(),
+                per_half_pair_fs: scale(law.per_half_pair_fs),
+                per_decode_request_ps: scale(law.per_decode_request_ps),
+                per_context_token_ps: scale(law.per_context_token_ps),
+                per_context_token_mixed_ps: scale(law.per_context_token_mixed_ps),
+            })),
+        }
+    }
+
     /// Durations of the steps in which `requests` requests decode, starting with one that ends with
     /// `context_tokens` in all their contexts. `None` if they do not follow a series.
     pub fn decode_series(&self, requests: u64, context_tokens: u64) -> Option<DecodeSeries> {

@@ -2,6 +2,7 @@
 
 use lodestar_router::Duration;
 
+use super::plan::{self, InvalidPlan, PlannedEvent};
 use crate::engine::EngineConfig;
 use crate::step_time::StepTime;
 
@@ -23,6 +24,14 @@ pub struct InstanceConfig {
 pub struct ClusterConfig {
     /// The instances, in the order of their ids.
     pub instances: Vec<InstanceConfig>,
+    /// What happens to them during the run, in the order of time.
+    pub plan: Vec<PlannedEvent>,
+    /// Routers, each with its own books; requests of the trace go to them in turn.
+    pub router_replicas: u32,
+    /// Time between a crash and the moment at which the routers are told.
+    pub detection_delay: Duration,
+    /// How long a router waits before it routes a request again that an instance did not take.
+    pub retry_delay: Duration,
     /// One way between client and router.
     pub client_network: Duration,
     /// One way between router and instance.
@@ -58,15 +67,20 @@ impl ApiServer {
 }
 
 impl ClusterConfig {
-    /// A cluster in one data centre.
+    /// A cluster in one data centre, behind one router, in which nothing fails.
     ///
     /// The API server's delay comes from one measurement: a fully cached prompt of 21,073 tokens has a TTFT
     /// of 76 ms on an A100 with vLLM 0.7.0 (AIBrix v0.2.1 benchmark), 62 ms more than the step it needs.
-    /// How that splits into 3 ms a request and 2.8 us a token is assumed, and so are network
-    /// delays.
+    /// How that splits into 3 ms a request and 2.8 us a token is assumed, and so are network delays, that a
+    /// crash is detected after three health checks a second apart, and that a request is tried again after
+    /// 100 ms.
     pub fn new(instances: Vec<InstanceConfig>) -> Self {
         Self {
             instances,
+            plan: Vec::new(),
+            router_replicas: 1,
+            detection_delay: Duration::from_secs(3),
+            retry_delay: Duration::from_millis(100),
             client_network: Duration::from_micros(250),
             instance_network: Duration::from_micros(250),
             api_server: ApiServer {
@@ -77,5 +91,21 @@ impl ClusterConfig {
             record_interval: Duration::from_secs(1),
             step_by_step: false,
         }
+    }
+
+    /// The instance behind each [`InstanceId`](lodestar_router::InstanceId): first [`Self::instances`], then
+    /// one for every planned return, since an instance that comes back has a new id.
+    pub fn members(&self) -> Vec<&InstanceConfig> {
+        plan::members(&self.plan, &self.instances)
+            .map(|instance| &self.instances[instance])
+            .collect()
+    }
+
+    /// Checks that the plan can happen.
+    ///
+    /// # Errors
+    /// The first event that is wrong, and why.
+    pub fn check_plan(&self) -> Result<(), InvalidPlan> {
+        plan::check(&self.plan, self.instances.len())
     }
 }

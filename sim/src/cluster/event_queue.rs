@@ -16,14 +16,24 @@ pub(super) enum Event {
     FirstTokenAtRouter(RequestIndex),
     /// The end of an answer, or a refusal, passes the router.
     EndAtRouter(RequestIndex),
-    /// The scrape that was taken last reaches the router.
+    /// The router learns that an instance did not take a request.
+    DispatchFailedAtRouter(RequestIndex),
+    /// The scrape that was taken last reaches the routers.
     MetricsAtRouter,
-    /// The router asked to be woken.
-    RouterTimer,
+    /// Answers to earlier scrapes reach the routers.
+    LateMetricsAtRouter,
+    /// The routers learn that a member has crashed.
+    CrashAtRouter(u32),
+    /// An instance joins, drains or returns, by its place in the plan.
+    Membership(u32),
+    /// A router asked to be woken, by its number.
+    RouterTimer(u32),
     /// A request reaches the router.
     RequestAtRouter(RequestIndex),
     /// A request enters an engine's waiting queue.
     RequestAtEngine(RequestIndex),
+    /// An instance crashes, slows down or is as fast as before, by its place in the plan.
+    Fault(u32),
     /// An engine has something to do.
     EngineWakeup(u32),
     /// All instances answer a scrape.
@@ -41,10 +51,14 @@ impl Event {
         match self {
             Self::FirstTokenAtRouter(_)
             | Self::EndAtRouter(_)
+            | Self::DispatchFailedAtRouter(_)
             | Self::MetricsAtRouter
-            | Self::RouterTimer => 0,
+            | Self::LateMetricsAtRouter
+            | Self::CrashAtRouter(_)
+            | Self::Membership(_)
+            | Self::RouterTimer(_) => 0,
             Self::RequestAtRouter(_) => 1,
-            Self::RequestAtEngine(_) => 2,
+            Self::RequestAtEngine(_) | Self::Fault(_) => 2,
             Self::EngineWakeup(_) => 3,
             Self::Scrape => 4,
             Self::Record => 5,
@@ -58,10 +72,15 @@ impl Event {
             Self::EngineWakeup(instance) => instance,
             Self::FirstTokenAtRouter(_)
             | Self::EndAtRouter(_)
+            | Self::DispatchFailedAtRouter(_)
             | Self::MetricsAtRouter
-            | Self::RouterTimer
+            | Self::LateMetricsAtRouter
+            | Self::CrashAtRouter(_)
+            | Self::Membership(_)
+            | Self::RouterTimer(_)
             | Self::RequestAtRouter(_)
             | Self::RequestAtEngine(_)
+            | Self::Fault(_)
             | Self::Scrape
             | Self::Record => 0,
         }
@@ -69,7 +88,10 @@ impl Event {
 
     /// Observers come round for ever and move nothing by themselves.
     const fn is_periodic(self) -> bool {
-        matches!(self, Self::Scrape | Self::Record | Self::MetricsAtRouter)
+        matches!(
+            self,
+            Self::Scrape | Self::Record | Self::MetricsAtRouter | Self::LateMetricsAtRouter
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 
 use lodestar_router::Time;
 
+use super::plan::InvalidPlan;
 use crate::engine::InvalidConfig;
 
 /// A run that cannot end, or not start: which request, which resource, which rule.
@@ -19,6 +20,9 @@ pub enum Stuck {
     /// There is nowhere to route to.
     #[error("the cluster has no instances; give at least one")]
     NoInstances,
+    /// The plan of faults and joins contradicts itself.
+    #[error(transparent)]
+    InvalidPlan(#[from] InvalidPlan),
     /// A closed-loop request waits for one that never ends.
     #[error(
         "the run stopped at {now}: request {request} is sent only after request {parent} has ended, \

@@ -2,7 +2,8 @@
 
 use lodestar_router::{InstanceId, Time};
 
-use crate::engine::{Engine, EngineCounters};
+use super::members::Member;
+use crate::engine::EngineCounters;
 use crate::record::IntervalRecord;
 
 /// Turns running totals into intervals.
@@ -14,14 +15,18 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    pub(super) fn new(instances: usize) -> Self {
-        Self { intervals: Vec::new(), before: vec![EngineCounters::default(); instances] }
+    pub(super) fn new(members: usize) -> Self {
+        Self { intervals: Vec::new(), before: vec![EngineCounters::default(); members] }
     }
 
-    /// Ends an interval of every instance at `end`.
-    pub(super) fn record(&mut self, end: Time, engines: &[Engine]) {
-        for (id, (engine, before)) in (0..).zip(engines.iter().zip(&mut self.before)) {
+    /// Ends an interval at `end`, for every member that is there or did something in it.
+    pub(super) fn record(&mut self, end: Time, members: &[Member]) {
+        for (id, (member, before)) in (0..).zip(members.iter().zip(&mut self.before)) {
+            let engine = &member.engine;
             let now = engine.counters();
+            if !member.is_alive() && now == *before {
+                continue;
+            }
             self.intervals.push(IntervalRecord {
                 instance: InstanceId(id),
                 end,

@@ -1,0 +1,39 @@
+//! Random streams forked by label: a draw in one part of a run cannot shift another.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+/// A stream of numbers that depends on a seed and a label, and on nothing else.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream(ChaCha8Rng);
+
+impl Stream {
+    pub(crate) fn fork(seed: u64, label: &str) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(fnv1a(label));
+        Self(rng)
+    }
+}
+
+/// The seed of a part that has a seed of its own.
+pub(crate) fn fork_seed(seed: u64, label: &str) -> u64 {
+    Stream::fork(seed, label).0.next_u64()
+}
+
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_differ_by_seed_and_label() {
+        assert_eq!(fork_seed(1, "a"), fork_seed(1, "a"));
+        assert_ne!(fork_seed(1, "a"), fork_seed(2, "a"));
+        assert_ne!(fork_seed(1, "a"), fork_seed(1, "b"));
+    }
+}
