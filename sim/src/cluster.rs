@@ -12,6 +12,7 @@
 mod config;
 mod event_queue;
 mod front;
+mod kv_feed;
 mod members;
 mod membership;
 mod observers;

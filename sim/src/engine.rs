@@ -11,6 +11,7 @@ mod block_pool;
 mod config;
 mod decode_run;
 mod kv_cache_manager;
+mod kv_events;
 mod request;
 mod request_queue;
 mod scheduler;
@@ -22,6 +23,7 @@ use lodestar_router::{Duration, Time};
 pub use self::batch::{Batch, Row, RowKind, StepShape};
 pub use self::config::{EngineConfig, InvalidConfig, SchedulingPolicy};
 use self::decode_run::DecodeRun;
+pub use self::kv_events::KvEvent;
 pub use self::request::NewRequest;
 use self::scheduler::Scheduler;
 use crate::step_time::StepTime;
@@ -174,6 +176,17 @@ impl Engine {
         self
     }
 
+    /// From now on it tells what becomes findable in its prefix cache and what is evicted.
+    pub fn publish_kv_events(&mut self) {
+        self.scheduler.kv.pool.log_events();
+    }
+
+    /// The oldest KV event published before this time that nobody has taken; with its time.
+    /// [`Self::settle_before`] first.
+    pub fn take_kv_event(&mut self, before: Time) -> Option<(Time, KvEvent)> {
+        self.scheduler.kv.pool.take_event(before)
+    }
+
     /// Its settings.
     pub fn config(&self) -> &EngineConfig {
         &self.scheduler.config
@@ -290,6 +303,20 @@ impl Engine {
         if let Phase::Decoding(run) = &mut self.phase {
             let to = run.updated_by(now);
             let before = run.done();
+            let tokens = run.catch_up(&mut self.scheduler, to);
+            self.count_decoded(to - before, tokens);
+        }
+    }
+
+    /// Brings the state up to what has happened before `time`, which is not in the future. Unlike
+    /// [`Self::settle`] it may be called before everything else of that instant has happened.
+    pub fn settle_before(&mut self, time: Time) {
+        if let Phase::Decoding(run) = &mut self.phase
+            && time > Time::ZERO
+        {
+            let last = Time::from_nanos(time.as_nanos() - 1);
+            let before = run.done();
+            let to = run.updated_by(last).max(before);
             let tokens = run.catch_up(&mut self.scheduler, to);
             self.count_decoded(to - before, tokens);
         }
@@ -466,6 +493,7 @@ impl Engine {
             batch.aborted.append(&mut self.aborted);
         }
         self.scheduler.update_from_output(&mut batch, now);
+        self.scheduler.kv.pool.publish_events(now);
         self.report(&batch, now, events);
         self.flush |= !batch.finished.is_empty();
         let at = if !scheduled && self.has_requests() { now + self.idle_sleep } else { now };

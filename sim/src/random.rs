@@ -13,6 +13,13 @@ impl Stream {
         rng.set_stream(fnv1a(label));
         Self(rng)
     }
+
+    /// `true` with this probability.
+    pub(crate) fn chance(&mut self, probability: f64) -> bool {
+        // 53 random bits, as many as a double has.
+        let uniform = (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        uniform < probability
+    }
 }
 
 /// The seed of a part that has a seed of its own.
@@ -31,9 +38,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_differ_by_seed_and_label() {
+    fn streams_differ_by_seed_and_label_and_draw_evenly() {
         assert_eq!(fork_seed(1, "a"), fork_seed(1, "a"));
         assert_ne!(fork_seed(1, "a"), fork_seed(2, "a"));
         assert_ne!(fork_seed(1, "a"), fork_seed(1, "b"));
+        let mut stream = Stream::fork(7, "test");
+        let heads = (0..10_000).filter(|_| stream.chance(0.25)).count();
+        assert!(heads.abs_diff(2500) < 220, "{heads}"); // five standard deviations
     }
 }

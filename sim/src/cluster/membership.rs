@@ -96,8 +96,10 @@ impl Run<'_> {
 
     /// A draining member that has nothing left to do is gone.
     pub(super) fn leave_if_drained(&mut self, id: u32) {
-        let member = &mut self.members[id as usize];
-        if member.presence == Presence::Draining && member.open_requests == 0 {
+        if self.members[id as usize].presence == Presence::Draining
+            && self.members[id as usize].open_requests == 0
+        {
+            let member = &mut self.members[id as usize];
             member.engine.shut_down(self.now);
             member.presence = Presence::Gone;
             if let Some(successor) = member.successor {
@@ -135,6 +137,7 @@ impl Run<'_> {
 
     /// A member dies. Nobody knows yet.
     fn crash(&mut self, id: u32) {
+        self.fetch_kv_events(id, self.now);
         let member = &mut self.members[id as usize];
         member.engine.shut_down(self.now);
         member.presence = Presence::Gone;

@@ -9,6 +9,7 @@ use rustc_hash::FxBuildHasher;
 use super::config::ClusterConfig;
 use super::event_queue::{Event, EventQueue, RequestIndex};
 use super::front::Front;
+use super::kv_feed::KvFeed;
 use super::members::{self, Member};
 use super::membership::planned_events;
 use super::observers::Scrapes;
@@ -102,6 +103,8 @@ pub(super) struct Run<'a> {
     pub(super) scrapes: Scrapes,
     /// Time between two scrapes; `None` if the router looks at no metrics.
     pub(super) scrape_period: Option<Duration>,
+    /// For routers that listen to KV events.
+    pub(super) kv_feed: Option<Box<KvFeed>>,
     pub(super) timeline: Timeline,
     /// Reused.
     pub(super) engine_events: Vec<EngineEvent>,
@@ -120,6 +123,7 @@ impl<'a> Run<'a> {
         config.check_plan()?;
         let block_tokens = router.block_tokens;
         let scrape_period = router.scrape_period();
+        let uses_kv_events = router.uses_kv_events();
         let members = members::start_all(config)?;
         let open_loop = (0..).zip(requests).filter_map(|(index, request)| match request.arrival {
             Arrival::At { ns } => {
@@ -151,6 +155,7 @@ impl<'a> Run<'a> {
             in_transit: HashMap::default(),
             scrapes: Scrapes::default(),
             scrape_period: scrape_period.map(|period| config.scrape_interval.unwrap_or(period)),
+            kv_feed: None,
             engine_events: Vec::new(),
         };
         run.introduce_members();
@@ -158,6 +163,9 @@ impl<'a> Run<'a> {
             if let Arrival::After { request, .. } = request.arrival {
                 run.children.entry(request).or_default().push(index);
             }
+        }
+        if uses_kv_events {
+            run.publish_kv_events(seed);
         }
         if scrape_period.is_some() {
             run.queue.push(Time::ZERO, Event::Scrape);
@@ -168,6 +176,11 @@ impl<'a> Run<'a> {
 
     /// Goes on until every request has ended.
     pub(super) fn run(mut self, on_progress: &mut dyn FnMut(u64)) -> Result<RunOutput, Stuck> {
+        self.until_the_end(on_progress)?;
+        Ok(self.finish())
+    }
+
+    pub(super) fn until_the_end(&mut self, on_progress: &mut dyn FnMut(u64)) -> Result<(), Stuck> {
         let requests = self.requests;
         let mut reported = 0;
         while self.unfinished > 0 {
@@ -185,7 +198,7 @@ impl<'a> Run<'a> {
             }
         }
         on_progress(requests.len() as u64);
-        Ok(self.finish())
+        Ok(())
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Stuck> {
@@ -222,7 +235,7 @@ impl<'a> Run<'a> {
         Stuck::NeverSent { now: self.now, request: request.id, parent }
     }
 
-    fn finish(mut self) -> RunOutput {
+    pub(super) fn finish(mut self) -> RunOutput {
         self.settle();
         let records: Vec<RequestRecord> =
             self.records.into_iter().map(|record| record.expect("every request ended")).collect();

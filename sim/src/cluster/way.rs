@@ -58,14 +58,21 @@ impl Run<'_> {
     }
 
     fn tell_replica(&mut self, number: u32, fact: &Fact<'_>) {
+        self.deliver_kv_events();
+        self.observe(number, self.now, fact);
+    }
+
+    /// A router takes note of what reached it at `at`.
+    pub(super) fn observe(&mut self, number: u32, at: Time, fact: &Fact<'_>) {
         let replica = self.front.replica(number);
-        replica.router.observe(self.now, fact);
+        replica.router.observe(at, fact);
         if let Some(job) = replica.router.training_job() {
             match job {}
         }
         if let Some(at) = replica.router.next_wakeup()
             && replica.timer.is_none_or(|pending| at < pending)
         {
+            let at = at.max(self.now);
             replica.timer = Some(at);
             self.queue.push(at, Event::RouterTimer(number));
         }
@@ -128,6 +135,7 @@ impl Run<'_> {
     }
 
     fn ask_router(&mut self, index: RequestIndex, prompt: &PromptKeys, record: &mut RequestRecord) {
+        self.deliver_kv_events();
         let request = &self.requests[index as usize];
         let replica = self.front.replica_of(index);
         let decision = self.front.replica(replica).router.route(

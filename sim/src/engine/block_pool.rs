@@ -10,9 +10,10 @@
 
 use std::collections::VecDeque;
 
-use lodestar_router::BlockHash;
+use lodestar_router::{BlockHash, Time};
 
 use super::block_index::BlockIndex;
+use super::kv_events::{KvEvent, KvEventLog};
 
 /// Block 0 is vLLM's null block and is never handed out.
 pub(crate) type BlockId = u32;
@@ -82,6 +83,8 @@ pub(crate) struct BlockPool {
     gains: u64,
     /// Scratch of [`Self::release`].
     released_blank: Vec<BlockId>,
+    /// Only if somebody wants to know.
+    events: Option<Box<KvEventLog>>,
 }
 
 impl BlockPool {
@@ -102,7 +105,35 @@ impl BlockPool {
             unlisted: 0,
             gains: 0,
             released_blank: Vec::new(),
+            events: None,
         }
+    }
+
+    /// From now on it keeps a log of what becomes findable and what is evicted.
+    pub(crate) fn log_events(&mut self) {
+        self.events.get_or_insert_default();
+    }
+
+    pub(crate) fn logs_events(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// Blocks of one chain have become findable.
+    pub(crate) fn log_stored(&mut self, parent: Option<BlockHash>, blocks: &[BlockHash]) {
+        if let Some(events) = &mut self.events {
+            events.push(KvEvent::Stored { parent, blocks: blocks.to_vec() });
+        }
+    }
+
+    /// What was logged since the last time is published now.
+    pub(crate) fn publish_events(&mut self, at: Time) {
+        if let Some(events) = &mut self.events {
+            events.publish(at);
+        }
+    }
+
+    pub(crate) fn take_event(&mut self, before: Time) -> Option<(Time, KvEvent)> {
+        self.events.as_mut()?.take(before)
     }
 
     /// Blocks in the free queue.
@@ -158,6 +189,11 @@ impl BlockPool {
                 let content = state.content;
                 *state = Block { holder: Holder::requests(1), content: NOTHING };
                 self.forget(block, content);
+                if content != NOTHING
+                    && let Some(events) = &mut self.events
+                {
+                    events.push(KvEvent::Removed { block: self.keys[block as usize] });
+                }
                 return block;
             }
         }
@@ -213,6 +249,7 @@ impl BlockPool {
     /// The same for content that nobody will look for unless it is listed later. As long as it is not, no
     /// other block may have its key.
     pub(crate) fn register_unlisted(&mut self, block: BlockId) {
+        debug_assert!(self.events.is_none(), "a subscriber is told of every block's eviction");
         let content = &mut self.blocks[block as usize].content;
         assert!(*content == NOTHING, "a block is registered once");
         *content = UNLISTED;

@@ -147,6 +147,7 @@ impl DecodeRun {
         if to == self.done {
             return 0;
         }
+        scheduler.kv.pool.publish_events(self.update_time(self.done));
         self.cross_borders(scheduler, to);
         let last = self.update_time(to - 1);
         let last_gap = if to - self.done > 1 { self.gap_before(to - 1).as_nanos() } else { 0 };
@@ -189,6 +190,9 @@ impl DecodeRun {
                 let start = request.computed_tokens;
                 let fits = kv.allocate_slots(request, start, 1, Purpose::Continue);
                 assert!(fits, "the plan ends before blocks run out");
+                if kv.pool.logs_events() {
+                    kv.pool.publish_events(self.update_time(step));
+                }
             }
         }
         for (&slot, base) in running.iter().zip(bases) {

@@ -125,6 +125,11 @@ impl KvCacheManager {
             return;
         }
         let full = tokens / self.block_size;
+        if self.pool.logs_events() && request.cached_blocks < full {
+            let (first, end) = (request.cached_blocks as usize, full as usize);
+            let parent = first.checked_sub(1).map(|before| request.keys[before]);
+            self.pool.log_stored(parent, &request.keys[first..end]);
+        }
         for at in request.cached_blocks..full {
             let (block, key) = (request.blocks[at as usize], request.keys[at as usize]);
             if at < request.shared_blocks {
