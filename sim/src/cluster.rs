@@ -9,6 +9,7 @@
 //! Instances may join, leave, crash and slow down while requests are under way: [`plan`] says when,
 //! [`membership`] does it.
 
+mod clairvoyant;
 mod config;
 mod event_queue;
 mod front;
@@ -22,6 +23,7 @@ mod stuck;
 mod timeline;
 mod way;
 
+pub use self::clairvoyant::clairvoyant_greedy;
 pub use self::config::{ApiServer, ClusterConfig, InstanceConfig};
 pub use self::plan::{InvalidPlan, PlannedEvent, PlannedKind};
 pub use self::run::{RunOutput, simulate, simulate_placed};

@@ -91,7 +91,7 @@ pub struct EngineCounters {
     pub preemptions: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// No requests, nothing in flight: only a message changes anything.
     Blocked,
@@ -103,14 +103,14 @@ enum Phase {
     Decoding(DecodeRun),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Message {
     Add(NewRequest, Time),
     Abort(u32),
 }
 
-/// One vLLM engine.
-#[derive(Debug)]
+/// One vLLM engine. A copy of it goes on as it would.
+#[derive(Clone, Debug)]
 pub struct Engine {
     scheduler: Scheduler,
     step_time: StepTime,

@@ -14,6 +14,7 @@ mod random;
 mod record;
 mod sharing;
 pub mod step_time;
+pub mod yardstick;
 
 pub use self::cluster::{
     ApiServer, ClusterConfig, InstanceConfig, InvalidPlan, PlannedEvent, PlannedKind, RunOutput,

@@ -14,6 +14,12 @@ impl Stream {
         Self(rng)
     }
 
+    /// A number below `bound`, each equally likely up to `bound` parts in 2^64.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        assert!(bound > 0, "nothing to draw from");
+        ((u128::from(self.0.next_u64()) * bound as u128) >> 64) as usize
+    }
+
     /// `true` with this probability.
     pub(crate) fn chance(&mut self, probability: f64) -> bool {
         // 53 random bits, as many as a double has.
@@ -45,5 +51,6 @@ mod tests {
         let mut stream = Stream::fork(7, "test");
         let heads = (0..10_000).filter(|_| stream.chance(0.25)).count();
         assert!(heads.abs_diff(2500) < 220, "{heads}"); // five standard deviations
+        assert!((0..1000).all(|_| stream.below(3) < 3));
     }
 }

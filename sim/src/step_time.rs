@@ -50,6 +50,28 @@ impl StepTime {
         }
     }
 
+    /// A law under which no step takes longer than one that does at least as much takes under this one. Measured
+    /// laws may have dips: more tokens in less time.
+    #[must_use]
+    pub(crate) fn lower_envelope(&self) -> Self {
+        match self {
+            Self::Recorded(law) => Self::Recorded(*law),
+            Self::Gpu(law) => {
+                let mut law = GpuStepTime::clone(law);
+                let mut least = u64::MAX;
+                for ps in law.linear_ps.iter_mut().rev() {
+                    least = least.min(*ps);
+                    *ps = least;
+                }
+                let per_context_token =
+                    law.per_context_token_ps.min(law.per_context_token_mixed_ps);
+                law.per_context_token_ps = per_context_token;
+                law.per_context_token_mixed_ps = per_context_token;
+                Self::Gpu(Arc::new(law))
+            }
+        }
+    }
+
     /// Durations of the steps in which `requests` requests decode, starting with one that ends with
     /// `context_tokens` in all their contexts. `None` if they do not follow a series.
     pub fn decode_series(&self, requests: u64, context_tokens: u64) -> Option<DecodeSeries> {

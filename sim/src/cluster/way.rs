@@ -3,6 +3,7 @@
 use lodestar_router::{Duration, Event as Fact, InstanceId, Request, RequestId, Time, Usage};
 use lodestar_traces::{Arrival, Source, TraceRequest};
 
+use super::clairvoyant::Foresight;
 use super::event_queue::{Event, RequestIndex};
 use super::members::Presence;
 use super::run::Run;
@@ -22,6 +23,8 @@ pub(super) enum Placing<'a> {
     Router,
     /// A log: the instance of each request, by position in the cluster.
     Log(&'a [InstanceId]),
+    /// Somebody who knows what no router knows.
+    Foreseen(Box<Foresight>),
 }
 
 /// A request between router and engine.
@@ -93,12 +96,13 @@ impl Run<'_> {
                 RequestRecord { ended: self.now + self.config.client_network, ..earlier }
             }
         };
-        match self.placing {
+        match &self.placing {
             Placing::Router => self.ask_router(index, &prompt, &mut record),
             Placing::Log(placements) => {
                 let member = self.member_at(placements[index as usize].0 as usize);
                 record.instance = member.map(InstanceId);
             }
+            Placing::Foreseen(_) => record.instance = self.foresee(index, &prompt),
         }
         let Some(instance) = record.instance else {
             self.records[index as usize] = Some(record);
