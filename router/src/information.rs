@@ -26,6 +26,8 @@ pub enum Information {
 /// Where requests per instance are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LoadSource {
+    /// Nowhere: the policy does not look.
+    None,
     /// By the router itself: each decision sees all before it.
     InFlight,
     /// `running + waiting` of the last scrape: decisions between two scrapes do not see each other.
@@ -126,7 +128,10 @@ impl Sources {
         match information {
             Information::Deployed => deployed,
             Information::Ideal => Self {
-                load: LoadSource::InFlight,
+                load: match deployed.load {
+                    LoadSource::None => LoadSource::None,
+                    LoadSource::InFlight | LoadSource::Scraped => LoadSource::InFlight,
+                },
                 scrape_period: None,
                 prefix: match deployed.prefix {
                     PrefixSource::None => PrefixSource::None,
@@ -141,7 +146,7 @@ impl Sources {
     /// What the implementation of `policy` sees: one row for each, with where that is from.
     const fn deployed(policy: &PolicyConfig) -> Self {
         match policy {
-            PolicyConfig::Random | PolicyConfig::RoundRobin => Self::in_flight(PrefixSource::None),
+            PolicyConfig::Random | PolicyConfig::RoundRobin => Self::no_load(PrefixSource::None),
             // AIBrix counts its own requests (`RealtimeNumRequestsRunning`).
             PolicyConfig::LeastRequest | PolicyConfig::PowerOfTwo => {
                 Self::in_flight(PrefixSource::None)
@@ -167,7 +172,7 @@ impl Sources {
             }
             // Dynamo's router has its own ledger; only events say what is cached.
             PolicyConfig::Dynamo(_) => Self::in_flight(PrefixSource::KvEvents),
-            PolicyConfig::ProductionStack => Self::in_flight(PRODUCTION_STACK_TRIE),
+            PolicyConfig::ProductionStack => Self::no_load(PRODUCTION_STACK_TRIE),
             // The key is hashed from the prompt, nothing is remembered; SMG counts for itself.
             PolicyConfig::BoundedHash => Self::in_flight(PrefixSource::None),
             // Mooncake's conductor books what it sends; its indexer learns of blocks by events.
@@ -177,13 +182,20 @@ impl Sources {
             PolicyConfig::SglangLeastLoad => Self::scraped(SMG_POLL, PrefixSource::None),
             // AIBrix reads vLLM's gauge of running requests.
             PolicyConfig::Vtc => Self::scraped(FAST_SCRAPE, PrefixSource::None),
-            // Their own books, as vllm-router and LiteLLM keep them.
-            PolicyConfig::SessionAffinity
-            | PolicyConfig::LeastTokens
-            | PolicyConfig::LeastLatency => Self::in_flight(PrefixSource::None),
+            // LiteLLM remembers responses and looks at nothing else.
+            PolicyConfig::LeastLatency => Self::no_load(PrefixSource::None),
+            // vllm-router counts for itself.
+            PolicyConfig::SessionAffinity | PolicyConfig::LeastTokens => {
+                Self::in_flight(PrefixSource::None)
+            }
             // Lodestar's own.
             PolicyConfig::JoinShortestWork => Self::in_flight(PrefixSource::CapacityAware),
         }
+    }
+
+    /// No counts.
+    const fn no_load(prefix: PrefixSource) -> Self {
+        Self { load: LoadSource::None, scrape_period: None, prefix }
     }
 
     /// Own counts.
@@ -200,6 +212,7 @@ impl Sources {
 impl fmt::Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.load {
+            LoadSource::None => "no counts",
             LoadSource::InFlight => "own counts",
             LoadSource::Scraped => "scraped counts",
         })?;
@@ -244,7 +257,9 @@ mod tests {
         for policy in PolicyConfig::all() {
             let deployed = Sources::of(&policy, Information::Deployed);
             let ideal = Sources::of(&policy, Information::Ideal);
-            assert_eq!((ideal.load, ideal.scrape_period), (LoadSource::InFlight, None));
+            assert_eq!(ideal.scrape_period, None);
+            assert_eq!(ideal.load == LoadSource::None, deployed.load == LoadSource::None);
+            assert_ne!(ideal.load, LoadSource::Scraped);
             let looks_at_prefixes = deployed.prefix != PrefixSource::None;
             assert_eq!(ideal.prefix == PrefixSource::CapacityAware, looks_at_prefixes);
         }

@@ -181,7 +181,7 @@ impl<'a> Eligible<'a> {
     /// Requests in flight on the one at `index`, from the policy's own source.
     pub(crate) fn requests(&self, index: usize) -> u32 {
         match self.sources.load {
-            LoadSource::InFlight => self.get(index).load.requests,
+            LoadSource::None | LoadSource::InFlight => self.get(index).load.requests,
             LoadSource::Scraped => self.running(index) + self.waiting(index),
         }
     }

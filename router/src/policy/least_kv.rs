@@ -1,6 +1,7 @@
 //! Lowest KV cache usage. Source: AIBrix `least-kv-cache`.
 //!
-//! `argmin kv_usage_i` as last scraped, ties drawn. An instance that was never scraped counts as empty.
+//! `argmin kv_usage_i` as last scraped, ties drawn. An instance that was never scraped counts as empty. With
+//! ideal information, what the requests in flight need of its capacity.
 
 use super::{Choice, Eligible, Policy};
 use crate::decision::Reason;

@@ -1,5 +1,5 @@
-//! Fewest requests in flight. Source: AIBrix `least-request`, which reads a scraped gauge; here the
-//! router's own ledger, which is never old.
+//! Fewest requests in flight. Source: AIBrix `least-request`, which counts the requests that its gateway has
+//! sent and not seen end.
 //!
 //! `argmin requests_i`, ties drawn.
 

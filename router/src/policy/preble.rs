@@ -203,6 +203,22 @@ mod tests {
     }
 
     #[test]
+    fn a_full_cache_costs_what_it_forgets() {
+        let mut policy = Preble::default();
+        // Half of what it got was cached.
+        let reservation =
+            crate::ledger::Reservation { prompt_tokens: 2000, ..Fixture::reservation(1, 0, 1000) };
+        policy.observe(Time::ZERO, &Fact::Routed(&reservation));
+        // 2^16 blocks of 16 tokens are all it holds; 161 tokens are new.
+        let fixture =
+            |held| Fixture::with_requests(&[0]).with_matches(10, &[0]).with_held_blocks(&[held]);
+        let roomy = fixture(0).scores(&mut policy)[0];
+        let full = fixture(1 << 16).scores(&mut policy)[0];
+        // Half of (22 + 0.32) / 0.9 ms.
+        assert!((full - roomy - 0.0124).abs() < 1e-9, "{full} {roomy}");
+    }
+
+    #[test]
     fn a_heavy_holder_is_spared_once_there_is_enough_to_tell() {
         let mut policy = Preble::default();
         (0..99).for_each(|_| routed(&mut policy, 0, 0, 1000));

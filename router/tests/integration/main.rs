@@ -1,6 +1,7 @@
 //! The router as its drivers see it: one module for each thing it promises.
 
 mod decisions;
+mod information;
 mod ledger;
 mod membership;
 mod prefixes;
