@@ -86,6 +86,7 @@ struct Fit {
     /// By row, the target less the prediction so far.
     residuals: Vec<f64>,
     scratch: Vec<f64>,
+    above: Vec<usize>,
 }
 
 /// Where to split, and how much that explains.
@@ -112,6 +113,7 @@ impl Fit {
                 .collect(),
             residuals: samples.iter().map(|sample| sample.target).collect(),
             scratch: Vec::new(),
+            above: Vec::new(),
             bounds,
         }
     }
@@ -129,9 +131,7 @@ impl Fit {
             return at;
         };
         tree.push(Node::Leaf(0.0));
-        // Stable: the same samples in the same order give the same sums.
-        rows.sort_by_key(|&row| usize::from(self.bins[row][feature]) >= bin);
-        let middle = rows.partition_point(|&row| usize::from(self.bins[row][feature]) < bin);
+        let middle = self.partition(rows, feature, bin);
         let (below, above) = rows.split_at_mut(middle);
         let low = self.grow(below, depth - 1, tree);
         let high = self.grow(above, depth - 1, tree);
@@ -139,18 +139,38 @@ impl Fit {
         at
     }
 
+    /// Puts the rows below `bin` first, keeping each part's order, so that sums do not change from fit to fit.
+    /// Answers how many they are.
+    fn partition(&mut self, rows: &mut [usize], feature: usize, bin: usize) -> usize {
+        self.above.clear();
+        let mut middle = 0;
+        for at in 0..rows.len() {
+            let row = rows[at];
+            if usize::from(self.bins[row][feature]) < bin {
+                rows[middle] = row;
+                middle += 1;
+            } else {
+                self.above.push(row);
+            }
+        }
+        rows[middle..].copy_from_slice(&self.above);
+        middle
+    }
+
     /// The split that explains most of the residuals' variance; the first of equals.
     fn best_split(&self, rows: &[usize]) -> Option<Split> {
         let mut best: Option<Split> = None;
         let total: f64 = rows.iter().map(|&row| self.residuals[row]).sum();
         let explained = |sum: f64, count: usize| sum * sum / count as f64;
-        for feature in 0..FEATURES {
-            let mut sums = [(0.0, 0_usize); BINS];
-            for &row in rows {
-                let (sum, count) = &mut sums[usize::from(self.bins[row][feature])];
+        let mut sums = [[(0.0, 0_usize); BINS]; FEATURES];
+        for &row in rows {
+            for (sums, &bin) in sums.iter_mut().zip(&self.bins[row]) {
+                let (sum, count) = &mut sums[usize::from(bin)];
                 *sum += self.residuals[row];
                 *count += 1;
             }
+        }
+        for (feature, sums) in sums.iter().enumerate() {
             let (mut low, mut low_count) = (0.0, 0);
             for bin in 1..BINS {
                 low += sums[bin - 1].0;
