@@ -184,6 +184,8 @@ fn add(
         NewRequest {
             handle: index,
             prompt,
+            // A trial is over before it would pay to know.
+            shared_tokens: u32::MAX,
             max_tokens: request.output_tokens,
             output: Source::Output(request.id),
             priority: request.priority,
