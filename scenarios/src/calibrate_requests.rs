@@ -8,6 +8,7 @@
 mod linear;
 mod objective;
 mod report;
+mod simplex;
 mod solver;
 
 pub use objective::{CalibrationError, LogToFit};

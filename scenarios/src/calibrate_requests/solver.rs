@@ -8,22 +8,40 @@
 use std::collections::BTreeMap;
 
 use lodestar_sim::catalog::{GpuProfile, MeasuredEngine};
+use lodestar_sim::step_time::HingeCoefficients;
 
 use super::linear::Symmetric;
 use super::objective::{
     CalibrationError, LogToFit, Objective, Point, Simulated, UNKNOWNS, Unknown, residuals,
 };
 use super::report::{Estimate, FittedLog, Held, RequestFit};
+use super::simplex;
 use crate::quantile::quantile;
 
 /// Of the difference quotients, as a share of the value.
 const STEP: f64 = 0.25;
 const ITERATIONS: usize = 20;
 const ROUGH_ITERATIONS: usize = 4;
+/// A floor whose median error is this much larger than the lowest one's is not another explanation.
+const RIVAL_ERROR_RATIO: f64 = 1.5;
+/// Coefficients that hardly differ in a queue.
+const CONFUSED: [[&str; 2]; 2] =
+    [["b_us_per_token", "c_ns_per_pair"], ["d_us_per_decode_request", "e_ns_per_context_token"]];
+/// Where the descent begins, times the two coefficients.
+const START_FACTORS: [[f64; 2]; 7] =
+    [[1.0, 1.0], [0.7, 1.0], [0.7, 1.5], [1.0, 1.5], [1.5, 1.0], [1.5, 0.6], [0.3, 2.0]];
+/// Rounds of fitting and of finding the rows that the fit contradicts.
+const CORRECTIONS: usize = 4;
 /// A coefficient that bends the law must gain at least this share.
 const SHAPE_GAIN_MIN: f64 = 0.01;
 /// A fit has converged when an iteration gains less than this share.
 const GAIN_MIN: f64 = 3e-4;
+/// Simplexes, one after the other, each around what the one before found: the distance of their first
+/// neighbours, as a share of the values.
+const SIMPLEX_SIZES: [f64; 2] = [0.15, -0.15];
+/// A simplex that has shrunk to this share of its size has settled.
+const SIMPLEX_TOLERANCE: f64 = 0.01;
+const SIMPLEX_MOVES: usize = 150;
 /// Standard errors above this share of the value leave it undetermined.
 const RELATIVE_ERROR_MAX: f64 = 0.35;
 /// Errors within this time on one instance count as one.
@@ -43,13 +61,28 @@ pub fn calibrate_requests(
     let start = Point { law: objective.start()?, overhead_ms: vec![0.0; logs.len()] };
     let mut free: Vec<&Unknown> = UNKNOWNS.iter().filter(|unknown| !unknown.is_shape).collect();
     let first = State::at(&objective, with_overhead(&objective, start.clone())?)?;
-    // Roughly at first: what a log says of caches cannot be checked before the law is about right.
-    let rough = descend(&objective, &free, first.clone(), ROUGH_ITERATIONS)?;
-    let logs = objective.corrected(&rough.point)?;
-    let objective = objective.with_logs(&logs);
-    let mut state = State::at(&objective, rough.point)?;
+    // What a log says of caches cannot be checked before the law is about right, and a law fitted to
+    // corrected rows explains them: so each round starts from what the log says.
+    let floors = floors(&objective, &free, &first)?;
+    let mut state = floors[0].clone();
+    let mut corrected = logs.to_vec();
+    for _ in 0..CORRECTIONS {
+        let told = objective.with_logs(&corrected);
+        state = State::at(&told, state.point)?;
+        state = settle(&told, &free, descend(&told, &free, state, ITERATIONS)?)?;
+        let rows =
+            |logs: &[LogToFit]| logs.iter().map(|log| log.corrected_rows).collect::<Vec<_>>();
+        let before = rows(&corrected);
+        corrected = objective.corrected(&state.point)?;
+        if rows(&corrected) == before {
+            break;
+        }
+    }
+    let objective = objective.with_logs(&corrected);
+    state = State::at(&objective, state.point)?;
     loop {
         state = descend(&objective, &free, state, ITERATIONS)?;
+        state = settle(&objective, &free, state)?;
         let slopes = Slopes::at(&objective, &free, &state)?;
         let Some(index) = slopes.least_determined(&free, &state) else { break };
         if free.len() == 1 {
@@ -70,7 +103,8 @@ pub fn calibrate_requests(
         }
     }
     let slopes = Slopes::at(&objective, &free, &state)?;
-    report(&objective, &first, &state, &free, &slopes)
+    let rivals: Vec<_> = floors.iter().map(|floor| floor.point.law).collect();
+    report(&objective, &first, &state, &free, &slopes, &rivals)
 }
 
 /// A point and what the simulator says there.
@@ -101,7 +135,7 @@ impl State {
 
 /// 1.345 standard deviations if errors were normal, from their median.
 fn huber_limit(residuals: &[f64]) -> f64 {
-    (1.345 * 1.4826 * median_abs(residuals)).max(0.01)
+    (1.345 * 1.4826 * median_abs(residuals)).max(1e-4)
 }
 
 fn median_abs(values: &[f64]) -> f64 {
@@ -128,6 +162,37 @@ fn with_overhead(objective: &Objective<'_>, mut point: Point) -> Result<Point, C
         *overhead = quantile(&missing, 0.25).max(1.0);
     }
     Ok(point)
+}
+
+/// Requests that delay each other dig false valleys: a slow prompt that costs too much by the token and one
+/// that costs too much by the pair hardly differ in a queue, and neither do many requests in decode and long
+/// ones. So the descent begins at several places for each of these pairs. Where it ends, the best first, by the
+/// median error; those that are much worse than the best are left out.
+fn floors(
+    objective: &Objective<'_>,
+    free: &[&Unknown],
+    first: &State,
+) -> Result<Vec<State>, CalibrationError> {
+    let mut floors = vec![first.clone()];
+    for names in CONFUSED {
+        let from = floors[0].point.clone();
+        for factors in START_FACTORS {
+            let mut point = from.clone();
+            for (name, factor) in names.into_iter().zip(factors) {
+                let unknown = UNKNOWNS.iter().find(|unknown| unknown.name == name);
+                let unknown = unknown.expect("confused coefficients are unknowns");
+                let value = factor * (unknown.get)(&point.law);
+                (unknown.set)(&mut point.law, value);
+            }
+            let state = State::at(objective, with_overhead(objective, point)?)?;
+            let state = descend(objective, free, state, ROUGH_ITERATIONS)?;
+            floors.push(state);
+        }
+        floors.sort_by(|a, b| median_abs(&a.residuals).total_cmp(&median_abs(&b.residuals)));
+    }
+    let limit = RIVAL_ERROR_RATIO * median_abs(&floors[0].residuals);
+    floors.retain(|state| median_abs(&state.residuals) <= limit);
+    Ok(floors)
 }
 
 fn descend(
@@ -158,6 +223,36 @@ fn descend(
         }
         if gained < GAIN_MIN {
             break;
+        }
+    }
+    Ok(state)
+}
+
+/// Goes on where slopes lead no further.
+fn settle(
+    objective: &Objective<'_>,
+    free: &[&Unknown],
+    mut state: State,
+) -> Result<State, CalibrationError> {
+    for size in SIMPLEX_SIZES {
+        let values = free.iter().map(|unknown| (unknown.get)(&state.point.law));
+        let coordinates: Vec<f64> = values.chain(state.point.overhead_ms.iter().copied()).collect();
+        let floors = free.iter().map(|unknown| unknown.floor).chain(std::iter::repeat(5.0));
+        let sizes: Vec<f64> =
+            coordinates.iter().zip(floors).map(|(value, floor)| size * value.max(floor)).collect();
+        let point_at = |position: &[f64]| {
+            let step: Vec<f64> =
+                position.iter().zip(&coordinates).map(|(to, at)| to - at).collect();
+            moved(&state.point, free, &step)
+        };
+        let best =
+            simplex::descend(&coordinates, &sizes, SIMPLEX_TOLERANCE, SIMPLEX_MOVES, |position| {
+                let next = State::at(objective, point_at(position))?;
+                Ok::<_, CalibrationError>(cost(&next.residuals, state.huber))
+            })?;
+        let next = State::at(objective, point_at(&best))?;
+        if cost(&next.residuals, state.huber) < state.cost {
+            state = next;
         }
     }
     Ok(state)
@@ -300,6 +395,7 @@ fn report(
     last: &State,
     free: &[&Unknown],
     slopes: &Slopes,
+    rivals: &[HingeCoefficients],
 ) -> Result<RequestFit, CalibrationError> {
     let errors = slopes.standard_errors(last).ok_or(CalibrationError::NothingDetermined)?;
     let interval = |value: f64, error: f64| ((value - 1.96 * error).max(0.0), value + 1.96 * error);
@@ -307,7 +403,13 @@ fn report(
     let estimates = UNKNOWNS.iter().map(|unknown| {
         let value = (unknown.get)(&law);
         let at = free.iter().position(|free| free.name == unknown.name);
-        let interval = at.map_or(Err(Held::NotDetermined), |at| Ok(interval(value, errors[at])));
+        let interval = at.map_or(Err(Held::NotDetermined), |at| {
+            // What explains the logs about as well is not excluded by them.
+            let explained = rivals.iter().map(unknown.get);
+            Ok(explained.fold(interval(value, errors[at]), |(low, high), value| {
+                (low.min(value), high.max(value))
+            }))
+        });
         Estimate { name: unknown.name, value, interval }
     });
     let overheads = last.point.overhead_ms.iter().zip(&errors[free.len()..]);

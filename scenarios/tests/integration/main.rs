@@ -5,3 +5,4 @@ mod determinism;
 mod fixtures;
 mod measured_logs;
 mod replacement;
+mod request_calibration;
