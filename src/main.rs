@@ -7,6 +7,8 @@ mod policies;
 mod progress;
 mod read_options;
 mod replay;
+mod scenario;
+mod sweep;
 mod trace;
 mod validate;
 mod verify;
@@ -28,25 +30,33 @@ struct Cli {
 enum Command {
     Calibrate(calibrate::CalibrateArgs),
     Demo(demo::DemoArgs),
+    Merge(sweep::MergeArgs),
     Policies(policies::PoliciesArgs),
     Replay(replay::ReplayArgs),
+    Scenario(scenario::ScenarioArgs),
+    Sweep(sweep::SweepArgs),
     Trace(trace::TraceArgs),
     Validate(validate::ValidateArgs),
     Verify(verify::VerifyArgs),
 }
 
 fn main() -> ExitCode {
+    // Whether everything that was asked for succeeded.
     let outcome = match Cli::parse().command {
-        Command::Calibrate(args) => calibrate::run(&args),
-        Command::Demo(args) => demo::run(&args),
-        Command::Policies(args) => policies::run(&args),
-        Command::Replay(args) => replay::run(&args),
-        Command::Trace(args) => trace::run(&args),
-        Command::Validate(args) => validate::run(&args),
-        Command::Verify(args) => verify::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args).map(|()| true),
+        Command::Demo(args) => demo::run(&args).map(|()| true),
+        Command::Merge(args) => sweep::run_merge(&args),
+        Command::Policies(args) => policies::run(&args).map(|()| true),
+        Command::Replay(args) => replay::run(&args).map(|()| true),
+        Command::Scenario(args) => scenario::run(&args).map(|()| true),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Trace(args) => trace::run(&args).map(|()| true),
+        Command::Validate(args) => validate::run(&args).map(|()| true),
+        Command::Verify(args) => verify::run(&args).map(|()| true),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

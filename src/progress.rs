@@ -1,6 +1,7 @@
-//! How far a replay is, on a terminal. A log file has no use for a bar, so elsewhere nothing is shown.
+//! How far a replay or a sweep is, on a terminal. A log file has no use for a bar, so elsewhere nothing is shown.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use lodestar_scenarios::sweep::Standing;
 
 /// A bar on stderr that counts requests; it may be moved from any thread, and is gone when dropped.
 pub(crate) struct Progress {
@@ -22,6 +23,39 @@ impl Progress {
 }
 
 impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar on stderr that counts the runs of a sweep, and says who leads.
+pub(crate) struct SweepProgress {
+    bar: ProgressBar,
+}
+
+impl SweepProgress {
+    pub(crate) fn new(total_runs: usize) -> Self {
+        let style = ProgressStyle::with_template(
+            "{wide_bar} {human_pos} of {human_len} runs, {per_sec}, {eta} left{msg}",
+        )
+        .expect("the template is well-formed");
+        Self { bar: ProgressBar::new(total_runs as u64).with_style(style) }
+    }
+
+    pub(crate) fn show(&self, standing: &Standing) {
+        let failed = match standing.failed {
+            0 => String::new(),
+            failed => format!(", {failed} failed"),
+        };
+        let best = standing.best.as_ref().map_or_else(String::new, |best| {
+            format!(", best so far {} (TTFT x{:.2})", best.policy, best.ratio)
+        });
+        self.bar.set_message(format!("{failed}{best}"));
+        self.bar.inc(1);
+    }
+}
+
+impl Drop for SweepProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

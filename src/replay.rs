@@ -51,6 +51,13 @@ pub(crate) struct Threads {
     threads: Option<NonZeroUsize>,
 }
 
+impl Threads {
+    /// What was asked for.
+    pub(crate) const fn get(self) -> Option<NonZeroUsize> {
+        self.threads
+    }
+}
+
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let fleet: Fleet = args.fleet.parse()?;
     let policies = policies(&args.policy)?;

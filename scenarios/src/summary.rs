@@ -6,14 +6,15 @@
 use std::io::Write;
 
 use lodestar_sim::Outcome;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::quantile::Distribution;
 use crate::table::Table;
 use crate::tables::RunTables;
 
 /// The figures of one run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Summary {
     /// The policy's name.
     pub policy: String,

@@ -6,3 +6,5 @@ mod fixtures;
 mod measured_logs;
 mod replacement;
 mod request_calibration;
+mod scenarios;
+mod sweeps;

@@ -1,0 +1,235 @@
+//! From a file's axes to cells.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use lodestar_traces::WorkloadConfig;
+
+use super::Scenario;
+use super::contender::{Contender, all_differ};
+use super::content::{Content, Origin};
+use super::error::ScenarioError;
+use super::file::{ScenarioFile, WorkloadEntry};
+use crate::digest::sha256;
+use crate::fleet::Fleet;
+
+/// One fleet with one workload at one rate.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// `<fleet>--<workload>--<rate>`, a name for a folder.
+    pub id: String,
+    /// The instances.
+    pub fleet: Fleet,
+    /// The requests.
+    pub content: Content,
+    /// Mean requests per second; as the workload has it, if none.
+    pub rate_rps: Option<f64>,
+}
+
+/// A file and where it is, for messages and relative paths.
+pub(super) struct Origins<'a> {
+    pub(super) path: &'a str,
+    pub(super) folder: &'a Path,
+}
+
+impl Origins<'_> {
+    fn invalid(&self, key: impl Into<String>, complaint: impl Into<String>) -> ScenarioError {
+        let path = self.path.to_owned();
+        ScenarioError::Invalid { path, key: key.into(), complaint: complaint.into() }
+    }
+
+    pub(super) fn scenario(&self, text: &str) -> Result<Scenario, ScenarioError> {
+        let toml_error =
+            |source| ScenarioError::Toml { path: self.path.to_owned(), source: Box::new(source) };
+        let file: ScenarioFile = toml::from_str(text).map_err(toml_error)?;
+        let sha256 = digest(text.parse().map_err(toml_error)?);
+        let fleets = self.fleets(&file)?;
+        let contenders = self.contenders(file.policies)?;
+        if file.seeds == 0 {
+            return Err(self.invalid("seeds", "is 0: a sweep needs at least one"));
+        }
+        let mut cells = Vec::new();
+        if file.workloads.is_empty() {
+            return Err(self.invalid("workload", "is empty: add a [[workload]]"));
+        }
+        let contents = file
+            .workloads
+            .iter()
+            .map(|entry| self.content(entry))
+            .collect::<Result<Vec<_>, _>>()?;
+        for fleet in &fleets {
+            for (entry, content) in file.workloads.iter().zip(&contents) {
+                for rate_rps in self.rates(entry, fleet)? {
+                    cells.push(Cell::new(fleet, content, rate_rps));
+                }
+            }
+        }
+        self.ids_differ(&cells)?;
+        let scenario = Scenario {
+            name: file.name,
+            description: file.description,
+            model: file.model,
+            cells,
+            contenders,
+            seeds: file.seeds,
+            baseline: file.baseline,
+            sha256,
+            engine: file.engine,
+        };
+        for cell in &scenario.cells {
+            scenario.cluster(cell).map_err(|error| self.invalid("fleets", error.to_string()))?;
+        }
+        Ok(scenario)
+    }
+
+    fn fleets(&self, file: &ScenarioFile) -> Result<Vec<Fleet>, ScenarioError> {
+        if file.fleets.is_empty() {
+            return Err(self.invalid("fleets", "is empty: name at least one, such as \"a100:4\""));
+        }
+        let parse = |text: &String| {
+            text.parse().map_err(|error| self.invalid("fleets", format!("is wrong: {error}")))
+        };
+        let fleets: Vec<Fleet> = file.fleets.iter().map(parse).collect::<Result<_, _>>()?;
+        let in_a_fleet = |gpu: &str| {
+            fleets.iter().any(|fleet| fleet.groups().iter().any(|group| group.gpu == gpu))
+        };
+        match file.engine.keys().find(|gpu| !in_a_fleet(gpu)) {
+            Some(gpu) => Err(self.invalid(format!("engine.{gpu}"), "is in no fleet: leave it out")),
+            None => Ok(fleets),
+        }
+    }
+
+    fn contenders(
+        &self,
+        entries: Option<Vec<toml::Value>>,
+    ) -> Result<Vec<Contender>, ScenarioError> {
+        let Some(entries) = entries else {
+            let names = lodestar_router::PolicyConfig::NAMES.map(str::to_owned);
+            return super::contenders(&names, &[]);
+        };
+        if entries.is_empty() {
+            return Err(self.invalid("policies", "is empty: leave it out to compare all"));
+        }
+        let contenders = entries
+            .into_iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                let contender = Contender::from_toml(entry)
+                    .and_then(|contender| check_name(&contender.label).map(|()| contender));
+                contender.map_err(|complaint| self.invalid(format!("policies[{index}]"), complaint))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        all_differ(&contenders)?;
+        Ok(contenders)
+    }
+
+    fn content(&self, entry: &WorkloadEntry) -> Result<Content, ScenarioError> {
+        let key = format!("workload.{}", entry.name);
+        check_name(&entry.name).map_err(|complaint| self.invalid("workload.name", complaint))?;
+        if entry.output_tokens == Some(0) || entry.requests == Some(0) {
+            let complaint = "asks for 0 requests or answers of 0 tokens; at least 1";
+            return Err(self.invalid(key, complaint));
+        }
+        let config = match (&entry.preset, &entry.generate, &entry.trace) {
+            (Some(preset), None, None) => WorkloadConfig::preset(preset)
+                .map_err(|error| self.invalid(format!("{key}.preset"), error.to_string()))?,
+            (None, Some(config), None) => config.clone(),
+            (None, None, Some(path)) => return Ok(self.trace(entry, path)),
+            _ => {
+                let complaint = "needs exactly one of `preset`, `generate` and `trace`";
+                return Err(self.invalid(key, complaint));
+            }
+        };
+        let config =
+            WorkloadConfig { requests: entry.requests.unwrap_or(config.requests), ..config };
+        config.check().map_err(|error| self.invalid(key, error.to_string()))?;
+        Ok(Content {
+            name: entry.name.clone(),
+            origin: Origin::Generated(Box::new(config)),
+            output_tokens: entry.output_tokens,
+        })
+    }
+
+    fn trace(&self, entry: &WorkloadEntry, path: &PathBuf) -> Content {
+        Content {
+            name: entry.name.clone(),
+            origin: Origin::Trace(self.folder.join(path), entry.requests),
+            output_tokens: entry.output_tokens,
+        }
+    }
+
+    /// The rates of a workload on a fleet.
+    fn rates(
+        &self,
+        entry: &WorkloadEntry,
+        fleet: &Fleet,
+    ) -> Result<Vec<Option<f64>>, ScenarioError> {
+        let key = |name: &str| format!("workload.{}.{name}", entry.name);
+        let (name, rates) = match (&entry.rates_rps, &entry.loads) {
+            (None, None) => return Ok(vec![None]),
+            (Some(rates), None) => ("rates_rps", rates.clone()),
+            (None, Some(loads)) => {
+                let knee = entry.knee_rps.get(&fleet.to_string()).ok_or_else(|| {
+                    let complaint = format!(
+                        "has no knee for {fleet}: find it with `lodestar scenario saturate` and write \
+                         knee_rps = {{ \"{fleet}\" = RATE }}"
+                    );
+                    self.invalid(key("loads"), complaint)
+                })?;
+                // To the hundredth: a rate is part of a folder's name.
+                let rate = |load: &f64| (load * knee * 100.0).round() / 100.0;
+                ("loads", loads.iter().map(rate).collect())
+            }
+            (Some(_), Some(_)) => {
+                return Err(self.invalid(key("loads"), "excludes `rates_rps`: leave one out"));
+            }
+        };
+        if rates.is_empty() {
+            return Err(
+                self.invalid(key(name), "is empty: leave it out for the workload's own rate")
+            );
+        }
+        match rates.iter().find(|rate| !(rate.is_finite() && **rate > 0.0)) {
+            Some(rate) => Err(self.invalid(key(name), format!("has {rate}; rates are above 0"))),
+            None => Ok(rates.into_iter().map(Some).collect()),
+        }
+    }
+
+    fn ids_differ(&self, cells: &[Cell]) -> Result<(), ScenarioError> {
+        let mut seen = BTreeSet::new();
+        match cells.iter().find(|cell| !seen.insert(&cell.id)) {
+            Some(cell) => {
+                let complaint = format!("makes the cell {} twice", cell.id);
+                Err(self.invalid("workload", complaint))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Cell {
+    fn new(fleet: &Fleet, content: &Content, rate_rps: Option<f64>) -> Self {
+        let fleet_name = fleet.to_string().replace(':', "-").replace(',', "_");
+        let rate = rate_rps.map_or_else(|| "own-rate".to_owned(), |rate| format!("{rate}rps"));
+        let id = format!("{fleet_name}--{}--{rate}", content.name);
+        Self { id, fleet: fleet.clone(), content: content.clone(), rate_rps }
+    }
+}
+
+/// Names become folders.
+fn check_name(name: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if starts && name.chars().all(fits) && !name.contains("--") {
+        return Ok(());
+    }
+    Err(format!("has the name {name:?}: use lowercase letters, digits, and - _ . within"))
+}
+
+/// Of what decides a single run: neither who else competes nor how often, nor what people are told.
+fn digest(mut table: toml::Table) -> String {
+    for key in ["name", "description", "policies", "seeds", "baseline"] {
+        table.remove(key);
+    }
+    sha256(&serde_json::to_vec(&table).expect("TOML fits into JSON"))
+}

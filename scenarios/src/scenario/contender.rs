@@ -1,0 +1,111 @@
+//! Who competes in a sweep.
+
+use lodestar_router::{PolicyConfig, RouterConfig};
+use lodestar_sim::{ClusterConfig, RunOutput, Stuck, simulate};
+use lodestar_traces::TraceRequest;
+use serde::{Deserialize, Serialize};
+
+use super::error::ScenarioError;
+
+/// Somebody to compare, under the name that results use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contender {
+    /// Unique in a sweep; the policy's name unless the file gives a label.
+    pub label: String,
+    /// What decides.
+    pub runner: Runner,
+}
+
+/// What decides where requests go in a run. The only place that knows how to start each kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "config", rename_all = "kebab-case")]
+pub enum Runner {
+    /// A policy in the production router.
+    Policy(PolicyConfig),
+}
+
+/// What sort of opponent a runner is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A fixed rule: the best of these in a cell is what others have to beat.
+    Heuristic,
+}
+
+impl Runner {
+    /// Simulates the requests.
+    pub fn run(
+        &self,
+        cluster: &ClusterConfig,
+        requests: &[TraceRequest],
+        seed: u64,
+    ) -> Result<RunOutput, Stuck> {
+        match self {
+            Self::Policy(policy) => {
+                simulate(cluster, requests, RouterConfig::new(policy.clone()), seed, &mut |_| ())
+            }
+        }
+    }
+
+    /// What sort of opponent it is.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Policy(_) => Kind::Heuristic,
+        }
+    }
+}
+
+impl Contender {
+    fn named(name: &str) -> Result<Self, ScenarioError> {
+        let policy = PolicyConfig::from_name(name)?;
+        Ok(Self { label: name.to_owned(), runner: Runner::Policy(policy) })
+    }
+
+    /// From an entry of `policies`: a name, or a table of name, label and parameters.
+    pub(super) fn from_toml(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::String(name) => Self::named(&name).map_err(|error| error.to_string()),
+            toml::Value::Table(mut table) => {
+                let label = table.remove("label");
+                if let Some(toml::Value::String(name)) = table.get("name") {
+                    Self::named(name).map_err(|error| error.to_string())?;
+                }
+                let policy = PolicyConfig::deserialize(toml::Value::Table(table))
+                    .map_err(|error| error.message().to_owned())?;
+                let label = match label {
+                    None => policy.name().into_owned(),
+                    Some(toml::Value::String(label)) => label,
+                    Some(_) => return Err("has a `label` that is not a string".to_owned()),
+                };
+                Ok(Self { label, runner: Runner::Policy(policy) })
+            }
+            toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_)
+            | toml::Value::Array(_) => {
+                Err("is neither a policy's name nor a table with a `name`".to_owned())
+            }
+        }
+    }
+}
+
+/// The contenders that a command line names: labels of `known`, or any policy with its defaults.
+pub fn contenders(names: &[String], known: &[Contender]) -> Result<Vec<Contender>, ScenarioError> {
+    let find = |name: &String| match known.iter().find(|contender| contender.label == *name) {
+        Some(contender) => Ok(contender.clone()),
+        None => Contender::named(name),
+    };
+    let found = names.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    all_differ(&found)?;
+    Ok(found)
+}
+
+pub(super) fn all_differ(contenders: &[Contender]) -> Result<(), ScenarioError> {
+    for (index, contender) in contenders.iter().enumerate() {
+        if contenders[..index].iter().any(|earlier| earlier.label == contender.label) {
+            return Err(ScenarioError::RepeatedPolicy(contender.label.clone()));
+        }
+    }
+    Ok(())
+}

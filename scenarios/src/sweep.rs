@@ -1,0 +1,271 @@
+//! Every cell of a scenario under every policy with every seed, in parallel, in pieces, again and again.
+//!
+//! A run is a pure function of its cell, contender and seed, so a sweep is a set of files, one a run. The
+//! order in which they appear, who computed them and how often that was interrupted leave no trace, and
+//! the tables are made of the files alone: [`merge()`] of the folders of all shards is the sweep.
+
+mod bootstrap;
+mod comparison;
+mod error;
+mod item;
+mod measure;
+mod merge;
+mod progress;
+mod results;
+mod text;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use lodestar_sim::ClusterConfig;
+use lodestar_traces::TraceRequest;
+use rayon::ThreadPoolBuilder;
+use rayon::prelude::*;
+
+pub use bootstrap::Interval;
+pub use comparison::{ComparisonRow, PolicySummary, Ratio};
+pub use error::SweepError;
+pub use item::{CellIdentity, Item, ItemOutcome, read_items};
+pub use measure::{InstanceSeries, Measured, Series};
+pub use merge::{Merged, merge, write_tables};
+pub use progress::{Leader, Standing};
+
+use crate::digest::trace_sha256;
+use crate::scenario::{Cell, Contender, Scenario, ScenarioError};
+use item::{Asked, item_path, item_paths, write_atomically};
+use progress::Tally;
+
+/// Part of a sweep: every `of`-th cell and seed, from the `number`-th on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1.
+    number: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// All of it.
+    pub const WHOLE: Self = Self { number: 1, of: 1 };
+}
+
+impl FromStr for Shard {
+    type Err = SweepError;
+
+    fn from_str(text: &str) -> Result<Self, SweepError> {
+        let parts = text.split_once('/').and_then(|(number, of)| {
+            Some(Self { number: number.parse().ok()?, of: of.parse().ok()? })
+        });
+        parts
+            .filter(|shard| (1..=shard.of).contains(&shard.number))
+            .ok_or_else(|| SweepError::Shard(text.to_owned()))
+    }
+}
+
+/// A sweep, ready to run.
+#[derive(Debug)]
+pub struct Sweep {
+    scenario: Scenario,
+    contenders: Vec<Contender>,
+    /// Whom progress is measured against.
+    baseline: String,
+    folder: PathBuf,
+    /// Cells and seeds of which something is missing.
+    groups: Vec<Group>,
+    total: usize,
+}
+
+/// The runs that see the same requests.
+#[derive(Debug)]
+struct Group {
+    cell_index: usize,
+    seed: u64,
+    /// Indices of the contenders that are still to run.
+    missing: Vec<usize>,
+}
+
+/// What to run of a scenario.
+#[derive(Clone, Debug)]
+pub struct SweepOptions {
+    /// Labels of the scenario's contenders, or names of policies; empty for the scenario's own.
+    pub policies: Vec<String>,
+    /// Instead of the scenario's.
+    pub seeds: Option<u64>,
+    /// Instead of the scenario's.
+    pub baseline: Option<String>,
+    /// Which part.
+    pub shard: Shard,
+    /// Go on where an earlier sweep stopped.
+    pub resume: bool,
+}
+
+impl Sweep {
+    /// Checks everything that can be wrong, and finds out what is still to do.
+    pub fn new(
+        scenario: Scenario,
+        options: &SweepOptions,
+        folder: &Path,
+    ) -> Result<Self, SweepError> {
+        let baseline = options.baseline.as_ref().unwrap_or(&scenario.baseline).clone();
+        let contenders = if options.policies.is_empty() {
+            scenario.contenders.clone()
+        } else {
+            crate::scenario::contenders(&options.policies, &scenario.contenders)?
+        };
+        let labels: Vec<_> = contenders.iter().map(|c| c.label.as_str()).collect();
+        if !labels.contains(&baseline.as_str()) {
+            let policies = labels.join(", ");
+            return Err(ScenarioError::NoBaseline { baseline, policies }.into());
+        }
+        let done = done(folder, &scenario, options.resume)?;
+        let seeds = 1..=options.seeds.unwrap_or(scenario.seeds);
+        let all = (0..scenario.cells.len()).flat_map(|cell| seeds.clone().map(move |s| (cell, s)));
+        let mut total = 0;
+        let mut groups = Vec::new();
+        for (cell_index, seed) in all.skip(options.shard.number - 1).step_by(options.shard.of) {
+            let cell = &scenario.cells[cell_index].id;
+            let is_missing =
+                |index: &usize| !done.contains(&item_path(folder, cell, labels[*index], seed));
+            let missing: Vec<_> = (0..labels.len()).filter(is_missing).collect();
+            total += missing.len();
+            if !missing.is_empty() {
+                groups.push(Group { cell_index, seed, missing });
+            }
+        }
+        // A folder nobody can write to is found now.
+        std::fs::create_dir_all(folder)
+            .map_err(|source| SweepError::Write { path: folder.to_owned(), source })?;
+        Ok(Self { scenario, contenders, baseline, folder: folder.to_owned(), groups, total })
+    }
+
+    /// How many runs are to be made.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Makes all runs, on `threads` threads or one a core. `on_run` is called after each, from all of them.
+    ///
+    /// # Errors
+    /// When an item cannot be written. A run that fails is an item that says so, and the others go on.
+    pub fn run(
+        &self,
+        threads: Option<NonZeroUsize>,
+        on_run: &(dyn Fn(&Standing) + Sync),
+    ) -> Result<(), SweepError> {
+        // To rayon, zero threads is one a core.
+        let threads = threads.map_or(0, NonZeroUsize::get);
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("the system gives threads");
+        let tally = Tally::new(self.total, &self.baseline);
+        pool.install(|| {
+            self.groups.par_iter().try_for_each(|group| self.run_group(group, &tally, on_run))
+        })
+    }
+
+    fn run_group(
+        &self,
+        group: &Group,
+        tally: &Tally,
+        on_run: &(dyn Fn(&Standing) + Sync),
+    ) -> Result<(), SweepError> {
+        let cell = &self.scenario.cells[group.cell_index];
+        let prepared = Prepared::of(&self.scenario, cell, group.seed);
+        let run_one = |index: &usize| {
+            let contender = &self.contenders[*index];
+            let outcome = match &prepared {
+                Ok(prepared) => prepared.run(contender, group.seed),
+                Err(problem) => ItemOutcome::Failed(problem.clone()),
+            };
+            let asked = Asked {
+                scenario: &self.scenario,
+                cell: CellIdentity::of(group.cell_index, cell),
+                contender,
+                seed: group.seed,
+            };
+            let item = Item::new(asked, outcome);
+            write_atomically(&item.path(&self.folder), &item.to_json())?;
+            on_run(&tally.add(&item));
+            Ok(())
+        };
+        group.missing.par_iter().try_for_each(run_one)
+    }
+}
+
+/// What all runs of a group have in common.
+struct Prepared {
+    cluster: ClusterConfig,
+    requests: Vec<TraceRequest>,
+    trace_sha256: String,
+}
+
+impl Prepared {
+    fn of(scenario: &Scenario, cell: &Cell, seed: u64) -> Result<Self, String> {
+        let cluster = scenario.cluster(cell).map_err(|error| error.to_string())?;
+        let requests = cell.content.requests(cell.rate_rps, seed).map_err(|e| chain(&e))?;
+        let trace_sha256 = trace_sha256(&requests);
+        Ok(Self { cluster, requests, trace_sha256 })
+    }
+
+    /// A run that cannot end and a run that breaks an assertion both cost themselves only.
+    fn run(&self, contender: &Contender, seed: u64) -> ItemOutcome {
+        let run = || contender.runner.run(&self.cluster, &self.requests, seed);
+        match panic::catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(output)) => ItemOutcome::Done(Box::new(Measured::of(
+                &contender.label,
+                &self.trace_sha256,
+                &self.cluster,
+                &output,
+            ))),
+            Ok(Err(stuck)) => ItemOutcome::Failed(chain(&stuck)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                ItemOutcome::Failed(format!("panicked: {}", text.unwrap_or("without a message")))
+            }
+        }
+    }
+}
+
+impl CellIdentity {
+    fn of(index: usize, cell: &Cell) -> Self {
+        Self {
+            index: u32::try_from(index).expect("a scenario has fewer cells than that"),
+            id: cell.id.clone(),
+            fleet: cell.fleet.to_string(),
+            workload: cell.content.name.clone(),
+            rate_rps: cell.rate_rps,
+        }
+    }
+}
+
+/// The runs that need not be made again: those of this scenario that ended.
+fn done(folder: &Path, scenario: &Scenario, resume: bool) -> Result<BTreeSet<PathBuf>, SweepError> {
+    let paths = item_paths(folder)?;
+    if !resume && !paths.is_empty() {
+        return Err(SweepError::NotEmpty { folder: folder.to_owned(), items: paths.len() });
+    }
+    let mut done = BTreeSet::new();
+    for path in paths {
+        let item = Item::read(&path)?;
+        merge::belongs_to(&path, &item, scenario)?;
+        if item.measured().is_some() {
+            done.insert(path);
+        }
+    }
+    Ok(done)
+}
+
+/// An error with its causes, in a line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}

@@ -1,0 +1,82 @@
+//! What can go wrong in a sweep or a merge.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::fleet::FleetError;
+use crate::scenario::ScenarioError;
+
+/// Why a sweep or a merge cannot start or go on. Items that are finished stay.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// The scenario cannot be used.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// The fleet cannot be built.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// Not a shard.
+    #[error("`{0}` is not a shard: write K/N with K from 1 to N, such as 3/16")]
+    Shard(String),
+    /// There are items already.
+    #[error("{folder} already holds {items} runs: continue with --resume, or name another folder")]
+    NotEmpty {
+        /// The sweep's folder.
+        folder: PathBuf,
+        /// How many.
+        items: usize,
+    },
+    /// Nothing to make tables of.
+    #[error("{0} holds no runs of a sweep (no runs/<cell>/<policy>/<seed>.json)")]
+    NoItems(String),
+    /// A file that cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// A file that is not what its place says.
+    #[error("{path} is damaged: {problem}; delete it and run the sweep with --resume")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Items that cannot be compared.
+    #[error(
+        "{first} and {second} differ in their {what} ({first_has} and {second_has}): they are not of one sweep"
+    )]
+    Mixed {
+        /// One item.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+        /// What they should have in common.
+        what: &'static str,
+        /// What the one has.
+        first_has: String,
+        /// What the other has.
+        second_has: String,
+    },
+    /// Two items of one place.
+    #[error(
+        "{first} and {second} are the same run with different results: one of them is not of this sweep"
+    )]
+    Conflict {
+        /// One item.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+    },
+    /// The file system refused.
+    #[error("cannot write {path}; the runs that are finished are kept, go on with --resume")]
+    Write {
+        /// What was to be written.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+}

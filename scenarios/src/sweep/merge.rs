@@ -1,0 +1,173 @@
+//! From item files to tables: of one sweep, or of the shards of one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::comparison::{ComparisonRow, PolicySummary, compare_all, summarise};
+use super::error::SweepError;
+use super::item::{Item, ItemOutcome, item_paths, write_atomically};
+use super::results;
+use super::text;
+use crate::scenario::{Scenario, ScenarioError};
+
+/// The tables of a sweep, as values.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// A row a cell and policy.
+    pub comparison: Vec<ComparisonRow>,
+    /// A row a policy.
+    pub summary: Vec<PolicySummary>,
+    /// The runs that failed: their files, and why.
+    pub failed: Vec<(PathBuf, String)>,
+    baseline: String,
+}
+
+impl Merged {
+    /// The summary as a table for a terminal.
+    pub fn text(&self) -> String {
+        text::summary(&self.summary, &self.baseline)
+    }
+}
+
+/// Copies the items of all folders into one, and writes its tables.
+///
+/// # Errors
+/// When items are damaged or of different sweeps, or something cannot be written.
+pub fn merge(
+    folders: &[PathBuf],
+    out: &Path,
+    baseline: Option<&str>,
+) -> Result<Merged, SweepError> {
+    let mut sources = folders.to_vec();
+    if !sources.iter().any(|folder| folder == out) {
+        sources.push(out.to_owned());
+    }
+    // All is read before anything is written.
+    let mut chosen: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+    let mut first: Option<(PathBuf, Item)> = None;
+    for folder in &sources {
+        let paths = item_paths(folder)?;
+        if paths.is_empty() && folder != out {
+            return Err(SweepError::NoItems(folder.display().to_string()));
+        }
+        for path in paths {
+            let item = Item::read(&path)?;
+            match &first {
+                None => first = Some((path.clone(), item.clone())),
+                Some((first_path, first)) => of_one_sweep((first_path, first), (&path, &item))?,
+            }
+            choose(&mut chosen, item.path(out), path, &item)?;
+        }
+    }
+    for (target, source) in &chosen {
+        if target != source {
+            let bytes = fs::read(source)
+                .map_err(|error| SweepError::Read { path: source.clone(), source: error })?;
+            write_atomically(target, &bytes)?;
+        }
+    }
+    write_tables(out, baseline)
+}
+
+/// The same run twice is fine, and a run that ended is better than one that failed.
+fn choose(
+    chosen: &mut BTreeMap<PathBuf, PathBuf>,
+    target: PathBuf,
+    path: PathBuf,
+    item: &Item,
+) -> Result<(), SweepError> {
+    if let Some(earlier_path) = chosen.get(&target) {
+        let earlier = Item::read(earlier_path)?;
+        match (earlier.measured(), item.measured()) {
+            (None, Some(_)) => {}
+            (Some(a), Some(b)) if a != b || earlier.runner != item.runner => {
+                return Err(SweepError::Conflict { first: earlier_path.clone(), second: path });
+            }
+            (Some(_), _) | (None, None) => return Ok(()),
+        }
+    }
+    chosen.insert(target, path);
+    Ok(())
+}
+
+/// Writes the tables of the items in a sweep's folder, made of nothing else.
+///
+/// # Errors
+/// When there are no items, some are damaged, or the baseline is not among them.
+pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, SweepError> {
+    let mut items: Vec<Item> = Vec::new();
+    let mut failed = Vec::new();
+    let mut first_path = PathBuf::new();
+    for path in item_paths(folder)? {
+        let mut item = Item::read(&path)?;
+        match items.first() {
+            None => first_path.clone_from(&path),
+            Some(first) => of_one_sweep((&first_path, first), (&path, &item))?,
+        }
+        match &mut item.outcome {
+            ItemOutcome::Failed(problem) => failed.push((path, problem.clone())),
+            // No table has them, and of a large sweep they would fill the memory.
+            ItemOutcome::Done(measured) => {
+                measured.series.instances = Vec::new();
+                measured.series.ttft_mean_ms = Vec::new();
+                measured.ttft_quantiles_ms = Vec::new();
+            }
+        }
+        items.push(item);
+    }
+    let Some(first) = items.first() else {
+        return Err(SweepError::NoItems(folder.display().to_string()));
+    };
+    let baseline = baseline.unwrap_or(&first.baseline).to_owned();
+    items.sort_by(|a, b| (a.cell.index, &a.policy, a.seed).cmp(&(b.cell.index, &b.policy, b.seed)));
+    if !items.iter().any(|item| item.policy == baseline) {
+        let mut policies: Vec<_> = items.iter().map(|item| item.policy.clone()).collect();
+        policies.sort();
+        policies.dedup();
+        let policies = policies.join(", ");
+        return Err(ScenarioError::NoBaseline { baseline, policies }.into());
+    }
+    let comparison = compare_all(&items, &baseline);
+    let summary = summarise(&comparison);
+    write_atomically(&folder.join("results.parquet"), &results::parquet(&items))?;
+    write_atomically(&folder.join("results.csv"), &results::csv(&items))?;
+    write_atomically(&folder.join("comparison.csv"), &results::comparison_csv(&comparison))?;
+    write_atomically(&folder.join("summary.csv"), &results::summary_csv(&summary))?;
+    Ok(Merged { comparison, summary, failed, baseline })
+}
+
+/// Whether an item was made for this scenario by this version.
+pub(super) fn belongs_to(path: &Path, item: &Item, scenario: &Scenario) -> Result<(), SweepError> {
+    let asked = Path::new("the scenario");
+    differ(asked, path, "version", env!("CARGO_PKG_VERSION"), &item.lodestar_version)?;
+    differ(asked, path, "scenario's name", &scenario.name, &item.scenario)?;
+    differ(asked, path, "scenario's digest", &scenario.sha256, &item.scenario_sha256)
+}
+
+fn of_one_sweep(first: (&Path, &Item), second: (&Path, &Item)) -> Result<(), SweepError> {
+    let ((a, first), (b, second)) = (first, second);
+    differ(a, b, "version", &first.lodestar_version, &second.lodestar_version)?;
+    differ(a, b, "scenario's name", &first.scenario, &second.scenario)?;
+    differ(a, b, "scenario's digest", &first.scenario_sha256, &second.scenario_sha256)?;
+    differ(a, b, "scenario's baseline", &first.baseline, &second.baseline)
+}
+
+fn differ(
+    first: &Path,
+    second: &Path,
+    what: &'static str,
+    first_has: &str,
+    second_has: &str,
+) -> Result<(), SweepError> {
+    if first_has == second_has {
+        return Ok(());
+    }
+    Err(SweepError::Mixed {
+        first: first.to_owned(),
+        second: second.to_owned(),
+        what,
+        first_has: first_has.to_owned(),
+        second_has: second_has.to_owned(),
+    })
+}

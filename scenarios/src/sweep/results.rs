@@ -1,0 +1,226 @@
+//! The tables of a sweep as files.
+
+use serde::Serialize;
+
+use super::comparison::{ComparisonRow, PolicySummary, Ratio};
+use super::item::{Item, ItemOutcome};
+use crate::quantile::Distribution;
+use crate::scenario::Kind;
+use crate::summary::Summary;
+use crate::table::{Table, column};
+
+/// A row an item, flat: the csv crate writes no header for a struct within a struct.
+#[derive(Serialize)]
+struct ResultRow<'a> {
+    cell: &'a str,
+    fleet: &'a str,
+    workload: &'a str,
+    rate_rps: Option<f64>,
+    policy: &'a str,
+    kind: &'static str,
+    seed: u64,
+    error: Option<&'a str>,
+    requests: Option<u64>,
+    finished: Option<u64>,
+    rejected: Option<u64>,
+    ttft_mean_ms: Option<f64>,
+    ttft_p50_ms: Option<f64>,
+    ttft_p90_ms: Option<f64>,
+    ttft_p99_ms: Option<f64>,
+    tpot_mean_ms: Option<f64>,
+    tpot_p50_ms: Option<f64>,
+    tpot_p90_ms: Option<f64>,
+    tpot_p99_ms: Option<f64>,
+    e2e_mean_ms: Option<f64>,
+    e2e_p50_ms: Option<f64>,
+    e2e_p90_ms: Option<f64>,
+    e2e_p99_ms: Option<f64>,
+    hit_ratio: Option<f64>,
+    preemptions: Option<u64>,
+    requests_per_s: Option<f64>,
+}
+
+impl<'a> From<&'a Item> for ResultRow<'a> {
+    fn from(item: &'a Item) -> Self {
+        let summary: Option<&Summary> = item.measured().map(|measured| &measured.summary);
+        let error = match &item.outcome {
+            ItemOutcome::Done(_) => None,
+            ItemOutcome::Failed(problem) => Some(problem.as_str()),
+        };
+        let ttft = |value: fn(Distribution) -> f64| summary.and_then(|s| s.ttft_ms).map(value);
+        let tpot = |value: fn(Distribution) -> f64| summary.and_then(|s| s.tpot_ms).map(value);
+        let e2e = |value: fn(Distribution) -> f64| summary.and_then(|s| s.e2e_ms).map(value);
+        Self {
+            cell: &item.cell.id,
+            fleet: &item.cell.fleet,
+            workload: &item.cell.workload,
+            rate_rps: item.cell.rate_rps,
+            policy: &item.policy,
+            kind: kind_name(item.kind),
+            seed: item.seed,
+            error,
+            requests: summary.map(|s| s.requests),
+            finished: summary.map(|s| s.finished),
+            rejected: summary.map(|s| s.rejected),
+            ttft_mean_ms: ttft(|d| d.mean),
+            ttft_p50_ms: ttft(|d| d.p50),
+            ttft_p90_ms: ttft(|d| d.p90),
+            ttft_p99_ms: ttft(|d| d.p99),
+            tpot_mean_ms: tpot(|d| d.mean),
+            tpot_p50_ms: tpot(|d| d.p50),
+            tpot_p90_ms: tpot(|d| d.p90),
+            tpot_p99_ms: tpot(|d| d.p99),
+            e2e_mean_ms: e2e(|d| d.mean),
+            e2e_p50_ms: e2e(|d| d.p50),
+            e2e_p90_ms: e2e(|d| d.p90),
+            e2e_p99_ms: e2e(|d| d.p99),
+            hit_ratio: summary.and_then(|s| s.hit_ratio),
+            preemptions: summary.map(|s| s.preemptions),
+            requests_per_s: summary.and_then(|s| s.requests_per_s),
+        }
+    }
+}
+
+/// `results.csv`.
+pub(super) fn csv(items: &[Item]) -> Vec<u8> {
+    to_csv(items.iter().map(ResultRow::from))
+}
+
+/// `results.parquet`: the same columns.
+pub(super) fn parquet(items: &[Item]) -> Vec<u8> {
+    let rows: Vec<ResultRow<'_>> = items.iter().map(ResultRow::from).collect();
+    let columns = vec![
+        column("cell", &rows, |r| r.cell),
+        column("fleet", &rows, |r| r.fleet),
+        column("workload", &rows, |r| r.workload),
+        column("rate_rps", &rows, |r| r.rate_rps),
+        column("policy", &rows, |r| r.policy),
+        column("kind", &rows, |r| r.kind),
+        column("seed", &rows, |r| r.seed),
+        column("error", &rows, |r| r.error),
+        column("requests", &rows, |r| r.requests),
+        column("finished", &rows, |r| r.finished),
+        column("rejected", &rows, |r| r.rejected),
+        column("ttft_mean_ms", &rows, |r| r.ttft_mean_ms),
+        column("ttft_p50_ms", &rows, |r| r.ttft_p50_ms),
+        column("ttft_p90_ms", &rows, |r| r.ttft_p90_ms),
+        column("ttft_p99_ms", &rows, |r| r.ttft_p99_ms),
+        column("tpot_mean_ms", &rows, |r| r.tpot_mean_ms),
+        column("tpot_p50_ms", &rows, |r| r.tpot_p50_ms),
+        column("tpot_p90_ms", &rows, |r| r.tpot_p90_ms),
+        column("tpot_p99_ms", &rows, |r| r.tpot_p99_ms),
+        column("e2e_mean_ms", &rows, |r| r.e2e_mean_ms),
+        column("e2e_p50_ms", &rows, |r| r.e2e_p50_ms),
+        column("e2e_p90_ms", &rows, |r| r.e2e_p90_ms),
+        column("e2e_p99_ms", &rows, |r| r.e2e_p99_ms),
+        column("hit_ratio", &rows, |r| r.hit_ratio),
+        column("preemptions", &rows, |r| r.preemptions),
+        column("requests_per_s", &rows, |r| r.requests_per_s),
+    ];
+    let mut bytes = Vec::new();
+    Table::new(rows.len(), columns)
+        .write_parquet(&mut bytes)
+        .expect("memory takes what is written");
+    bytes
+}
+
+#[derive(Serialize)]
+struct ComparisonLine<'a> {
+    cell: &'a str,
+    fleet: &'a str,
+    workload: &'a str,
+    rate_rps: Option<f64>,
+    policy: &'a str,
+    kind: &'static str,
+    seeds: u64,
+    failed: u64,
+    ttft_mean_ms: Option<f64>,
+    ttft_p50_ms: Option<f64>,
+    ttft_p99_ms: Option<f64>,
+    tpot_mean_ms: Option<f64>,
+    e2e_mean_ms: Option<f64>,
+    hit_ratio: Option<f64>,
+    preemptions: Option<f64>,
+    rejected: Option<f64>,
+    ttft_mean_ratio: Option<f64>,
+    ttft_mean_ratio_low: Option<f64>,
+    ttft_mean_ratio_high: Option<f64>,
+    ttft_p99_ratio: Option<f64>,
+    ttft_p99_ratio_low: Option<f64>,
+    ttft_p99_ratio_high: Option<f64>,
+}
+
+/// `comparison.csv`.
+pub(super) fn comparison_csv(rows: &[ComparisonRow]) -> Vec<u8> {
+    let value = |ratio: Option<Ratio>| ratio.map(|r| r.value);
+    let low = |ratio: Option<Ratio>| ratio.and_then(|r| r.interval).map(|i| i.low);
+    let high = |ratio: Option<Ratio>| ratio.and_then(|r| r.interval).map(|i| i.high);
+    to_csv(rows.iter().map(|row| ComparisonLine {
+        cell: &row.cell.id,
+        fleet: &row.cell.fleet,
+        workload: &row.cell.workload,
+        rate_rps: row.cell.rate_rps,
+        policy: &row.policy,
+        kind: kind_name(row.kind),
+        seeds: row.seeds,
+        failed: row.failed,
+        ttft_mean_ms: row.ttft_mean_ms,
+        ttft_p50_ms: row.ttft_p50_ms,
+        ttft_p99_ms: row.ttft_p99_ms,
+        tpot_mean_ms: row.tpot_mean_ms,
+        e2e_mean_ms: row.e2e_mean_ms,
+        hit_ratio: row.hit_ratio,
+        preemptions: row.preemptions,
+        rejected: row.rejected,
+        ttft_mean_ratio: value(row.mean_ratio),
+        ttft_mean_ratio_low: low(row.mean_ratio),
+        ttft_mean_ratio_high: high(row.mean_ratio),
+        ttft_p99_ratio: value(row.p99_ratio),
+        ttft_p99_ratio_low: low(row.p99_ratio),
+        ttft_p99_ratio_high: high(row.p99_ratio),
+    }))
+}
+
+#[derive(Serialize)]
+struct SummaryLine<'a> {
+    policy: &'a str,
+    kind: &'static str,
+    cells: u64,
+    ttft_mean_ratio: Option<f64>,
+    ttft_p99_ratio: Option<f64>,
+    ttft_mean_ratio_to_best: Option<f64>,
+    ttft_p99_ratio_to_best: Option<f64>,
+    wins: u64,
+    ties: u64,
+    losses: u64,
+}
+
+/// `summary.csv`.
+pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
+    to_csv(rows.iter().map(|row| SummaryLine {
+        policy: &row.policy,
+        kind: kind_name(row.kind),
+        cells: row.cells,
+        ttft_mean_ratio: row.mean_ratio,
+        ttft_p99_ratio: row.p99_ratio,
+        ttft_mean_ratio_to_best: row.mean_ratio_to_best,
+        ttft_p99_ratio_to_best: row.p99_ratio_to_best,
+        wins: row.wins,
+        ties: row.ties,
+        losses: row.losses,
+    }))
+}
+
+fn to_csv(rows: impl Iterator<Item = impl Serialize>) -> Vec<u8> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row).expect("memory takes what is written");
+    }
+    writer.into_inner().expect("memory takes what is written")
+}
+
+const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Heuristic => "heuristic",
+    }
+}

@@ -1,0 +1,180 @@
+//! Sweeps: whole, in pieces, interrupted, damaged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use lodestar_scenarios::scenario::Scenario;
+use lodestar_scenarios::sweep::{
+    Merged, Shard, Sweep, SweepError, SweepOptions, merge, read_items, write_tables,
+};
+
+use crate::fixtures::files_of;
+use crate::scenarios::{SMALL, parse};
+
+fn scenario() -> Scenario {
+    parse(SMALL).expect("a scenario")
+}
+
+fn options(shard: &str) -> SweepOptions {
+    let shard = shard.parse().expect("a shard");
+    SweepOptions { policies: Vec::new(), seeds: None, baseline: None, shard, resume: false }
+}
+
+/// Runs it and returns how many runs that were.
+fn sweep(options: &SweepOptions, threads: usize, folder: &Path) -> Result<usize, SweepError> {
+    let sweep = Sweep::new(scenario(), options, folder)?;
+    sweep.run(NonZeroUsize::new(threads), &|_| ())?;
+    Ok(sweep.total())
+}
+
+fn whole(folder: &Path) -> (Merged, BTreeMap<String, Vec<u8>>) {
+    assert_eq!(sweep(&options("1/1"), 1, folder).unwrap(), 6 * 4 * 2);
+    let merged = write_tables(folder, None).unwrap();
+    (merged, files_of(folder))
+}
+
+#[test]
+fn shards_merged_are_the_bytes_of_one_sweep() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, expected) = whole(&folder.path().join("whole"));
+    let shards: Vec<PathBuf> = ["1/5", "2/5", "3/5", "4/5", "5/5"]
+        .iter()
+        .map(|shard| {
+            let part = folder.path().join(shard.replace('/', "-"));
+            sweep(&options(shard), 2, &part).unwrap();
+            part
+        })
+        .collect();
+    let out = folder.path().join("merged");
+    merge(&shards, &out, None).unwrap();
+    assert_eq!(files_of(&out).keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    assert!(files_of(&out) == expected, "the bytes differ");
+    // Merging what is merged changes nothing.
+    merge(&shards[..1], &out, None).unwrap();
+    assert!(files_of(&out) == expected, "the bytes differ");
+}
+
+#[test]
+fn an_interrupted_sweep_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, expected) = whole(folder.path());
+    let runs = folder.path().join("runs");
+    fs::remove_dir_all(runs.join("a100-2--share47--8rps")).unwrap();
+    fs::remove_file(runs.join("a100-2--tree--own-rate/random/2.json")).unwrap();
+    // What a pulled plug leaves behind.
+    fs::write(runs.join("a100-2--tree--own-rate/random/.tmp1.partial"), "{").unwrap();
+    let error = sweep(&options("1/1"), 1, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("already holds 39 runs: continue with --resume"), "{error}");
+    let resume = SweepOptions { resume: true, ..options("1/1") };
+    assert_eq!(sweep(&resume, 1, folder.path()).unwrap(), 9);
+    write_tables(folder.path(), None).unwrap();
+    fs::remove_file(runs.join("a100-2--tree--own-rate/random/.tmp1.partial")).unwrap();
+    assert!(files_of(folder.path()) == expected, "the bytes differ");
+}
+
+#[test]
+fn policies_of_a_cell_and_seed_see_the_same_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    whole(folder.path());
+    let mut traces: BTreeMap<(String, u64), Vec<String>> = BTreeMap::new();
+    for item in read_items(folder.path()).unwrap() {
+        let measured = item.measured().expect("it ended");
+        assert_eq!(measured.ttft_quantiles_ms.len(), 200);
+        assert!(measured.series.ttft_mean_ms.len() <= 120);
+        let trace = measured.trace_sha256.clone();
+        traces.entry((item.cell.id.clone(), item.seed)).or_default().push(trace);
+    }
+    assert_eq!(traces.len(), 6 * 2);
+    for (key, mut digests) in traces {
+        assert_eq!(digests.len(), 4, "{key:?}");
+        digests.dedup();
+        assert_eq!(digests.len(), 1, "{key:?}");
+    }
+}
+
+#[test]
+fn ratios_are_to_the_baseline_and_to_the_best() {
+    let folder = tempfile::tempdir().unwrap();
+    let (merged, _) = whole(folder.path());
+    assert_eq!(merged.comparison.len(), 6 * 4);
+    let baseline = merged.summary.iter().find(|row| row.policy == "prefix-cache").unwrap();
+    assert_eq!((baseline.wins, baseline.ties, baseline.losses), (0, 6, 0));
+    assert!((baseline.mean_ratio.unwrap() - 1.0).abs() < 1e-12);
+    assert!(merged.summary.iter().all(|row| row.mean_ratio_to_best.unwrap() >= 1.0));
+    let other = write_tables(folder.path(), Some("random")).unwrap();
+    let random = other.summary.iter().find(|row| row.policy == "random").unwrap();
+    assert!((random.mean_ratio.unwrap() - 1.0).abs() < 1e-12);
+    let error = write_tables(folder.path(), Some("least-kv")).unwrap_err().to_string();
+    assert!(
+        error.contains("the baseline least-kv is not among the policies (least-request"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_failed_run_is_recorded_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = SMALL.find("[workload.generate]").expect("it is there");
+    let text = format!("{}trace = \"gone.jsonl\"\n", &SMALL[..start]);
+    let sweep = Sweep::new(parse(&text).unwrap(), &options("1/1"), folder.path()).unwrap();
+    sweep.run(NonZeroUsize::new(2), &|_| ()).unwrap();
+    let merged = write_tables(folder.path(), None).unwrap();
+    let items = read_items(folder.path()).unwrap();
+    assert_eq!(items.len(), 48);
+    // One workload of two, on two fleets, under four policies, with two seeds.
+    assert_eq!(merged.failed.len(), 16);
+    assert!(merged.failed[0].1.contains("gone.jsonl"), "{}", merged.failed[0].1);
+    let failed: Vec<_> = merged.comparison.iter().map(|row| row.failed).collect();
+    assert_eq!(failed.iter().filter(|failed| **failed == 2).count(), 8, "{failed:?}");
+    // A failed run is made again, a finished one is not.
+    let resume = SweepOptions { resume: true, ..options("1/1") };
+    let again = Sweep::new(parse(&text).unwrap(), &resume, folder.path()).unwrap();
+    assert_eq!(again.total(), merged.failed.len());
+}
+
+#[test]
+fn a_shard_is_one_of_some() {
+    for wrong in ["0/4", "5/4", "4", "1/0", "a/b", "-1/3", "1/3/4"] {
+        let error = wrong.parse::<Shard>().unwrap_err().to_string();
+        assert!(error.contains("write K/N with K from 1 to N"), "{error}");
+    }
+    assert_eq!("1/1".parse::<Shard>().unwrap(), Shard::WHOLE);
+}
+
+#[test]
+fn what_does_not_belong_together_is_not_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+    sweep(&options("1/6"), 1, &a).unwrap();
+    let other = parse(&SMALL.replace("num_blocks = 3000", "num_blocks = 3001")).unwrap();
+    Sweep::new(other, &options("2/6"), &b).unwrap().run(None, &|_| ()).unwrap();
+    let error = merge(&[a.clone(), b], &folder.path().join("out"), None).unwrap_err().to_string();
+    assert!(error.contains("differ in their scenario's digest"), "{error}");
+    assert!(!folder.path().join("out").exists(), "nothing is written before all is read");
+
+    let item = a.join("runs/a100-2--share47--8rps/random/1.json");
+    let text = fs::read_to_string(&item).unwrap();
+    fs::write(&item, &text[..text.len() / 2]).unwrap();
+    let error = write_tables(&a, None).unwrap_err().to_string();
+    assert!(error.contains("random/1.json is damaged") && error.contains("--resume"), "{error}");
+    fs::write(&item, text.replace("\"seed\":1", "\"seed\":2")).unwrap();
+    let error = write_tables(&a, None).unwrap_err().to_string();
+    assert!(error.contains("it belongs at runs/a100-2--share47--8rps/random/2.json"), "{error}");
+    let empty = folder.path().join("empty");
+    let error = write_tables(&empty, None).unwrap_err().to_string();
+    assert!(error.contains("holds no runs of a sweep"), "{error}");
+}
+
+#[test]
+fn a_write_that_fails_in_mid_sweep_keeps_what_is_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file where the folder of the third cell should be.
+    let in_the_way = folder.path().join("runs/a100-2--tree--own-rate");
+    fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    fs::write(&in_the_way, "").unwrap();
+    let error = sweep(&options("1/1"), 1, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("cannot write") && error.contains("--resume"), "{error}");
+    assert!(!read_items(folder.path()).unwrap().is_empty());
+}

@@ -1,0 +1,80 @@
+//! `lodestar scenario`: what can be swept.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, Subcommand};
+use lodestar_scenarios::scenario::{Scenario, catalog_text, read_scenario, scenario_names};
+
+/// Check, list and show scenarios
+#[derive(Args, Debug)]
+pub(crate) struct ScenarioArgs {
+    #[command(subcommand)]
+    command: ScenarioCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum ScenarioCommand {
+    /// Read a scenario file and say what a sweep of it would run
+    Check(FileArgs),
+    /// The scenarios that come with Lodestar
+    List,
+    /// Print the file of a scenario that comes with Lodestar, to start one's own from
+    Show(NameArgs),
+}
+
+#[derive(Args, Debug)]
+struct FileArgs {
+    /// A scenario file, or the name of one that comes with Lodestar
+    scenario: String,
+}
+
+#[derive(Args, Debug)]
+struct NameArgs {
+    /// The name
+    name: String,
+}
+
+pub(crate) fn run(args: &ScenarioArgs) -> anyhow::Result<()> {
+    match &args.command {
+        ScenarioCommand::Check(args) => check(&read_scenario(&args.scenario)?),
+        ScenarioCommand::List => list(),
+        ScenarioCommand::Show(args) => show(&args.name),
+    }
+}
+
+fn check(scenario: &Scenario) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let Scenario { name, cells, contenders, seeds, .. } = scenario;
+    for cell in cells {
+        // A trace that cannot be read is found here, not after an hour.
+        let requests = cell.content.requests(cell.rate_rps, 1)?.len();
+        writeln!(out, "{:<44} {requests:>8} requests", cell.id)?;
+    }
+    let labels: Vec<_> = contenders.iter().map(|contender| contender.label.as_str()).collect();
+    writeln!(out, "policies {}; baseline {}", labels.join(", "), scenario.baseline)?;
+    let runs = cells.len() as u64 * labels.len() as u64 * seeds;
+    Ok(writeln!(
+        out,
+        "{name}: {} cells x {} policies x {seeds} seeds = {runs} runs",
+        cells.len(),
+        labels.len()
+    )?)
+}
+
+fn list() -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for name in scenario_names() {
+        let scenario = read_scenario(name)?;
+        let description = scenario.description.trim().replace('\n', " ");
+        writeln!(out, "{name:<20} {:>3} cells  {description}", scenario.cells.len())?;
+    }
+    Ok(())
+}
+
+fn show(name: &str) -> anyhow::Result<()> {
+    match catalog_text(name) {
+        Some(text) => Ok(write!(io::stdout(), "{text}")?),
+        // For its message, which has the nearest name.
+        None => read_scenario(name).map(|_| ()).map_err(Into::into),
+    }
+}

@@ -1,0 +1,84 @@
+//! `lodestar sweep` and `lodestar merge`: many runs, and the tables of them.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use lodestar_scenarios::scenario::read_scenario;
+use lodestar_scenarios::sweep::{Merged, Shard, Sweep, SweepOptions, merge, write_tables};
+
+use crate::progress::SweepProgress;
+use crate::replay::Threads;
+
+/// Run every cell of a scenario under every policy with every seed
+#[derive(Args, Debug)]
+pub(crate) struct SweepArgs {
+    /// A scenario file, or the name of one that comes with Lodestar (`lodestar scenario list`)
+    scenario: String,
+    /// Policies to compare: labels of the scenario, or any policy's name [default: the scenario's]
+    #[arg(long, value_delimiter = ',')]
+    policies: Vec<String>,
+    /// Runs of each cell and policy, with the seeds 1 to N [default: the scenario's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
+    /// Run the K-th of N parts, such as 3/16; `lodestar merge` puts them together
+    #[arg(long, value_name = "K/N", default_value = "1/1")]
+    shard: Shard,
+    /// Keep the runs that are in the folder and make those that are missing
+    #[arg(long)]
+    resume: bool,
+    /// The policy with which the others are compared [default: the scenario's]
+    #[arg(long, value_name = "POLICY")]
+    baseline: Option<String>,
+    /// Folder for the runs and the tables
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+/// Put the folders of shards together: the same files as from one sweep
+#[derive(Args, Debug)]
+pub(crate) struct MergeArgs {
+    /// Folders of `lodestar sweep`
+    #[arg(required = true, value_name = "DIR")]
+    folders: Vec<PathBuf>,
+    /// The policy with which the others are compared [default: the scenario's]
+    #[arg(long, value_name = "POLICY")]
+    baseline: Option<String>,
+    /// Folder for all runs and their tables; may be one of them
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Whether all runs ended; if not, the exit code says so.
+pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
+    let options = SweepOptions {
+        policies: args.policies.clone(),
+        seeds: args.seeds,
+        baseline: args.baseline.clone(),
+        shard: args.shard,
+        resume: args.resume,
+    };
+    let sweep = Sweep::new(read_scenario(&args.scenario)?, &options, &args.out)?;
+    let progress = SweepProgress::new(sweep.total());
+    let outcome = sweep.run(args.threads.get(), &|standing| progress.show(standing));
+    drop(progress);
+    outcome?;
+    report(&args.out, &write_tables(&args.out, args.baseline.as_deref())?)
+}
+
+pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {
+    report(&args.out, &merge(&args.folders, &args.out, args.baseline.as_deref())?)
+}
+
+fn report(out: &Path, merged: &Merged) -> anyhow::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    write!(stdout, "{}", merged.text())?;
+    let out = out.display();
+    writeln!(stdout, "tables   {out}/summary.csv, comparison.csv, results.csv, results.parquet")?;
+    for (path, problem) in &merged.failed {
+        writeln!(io::stderr(), "failed: {}: {problem}", path.display())?;
+    }
+    Ok(merged.failed.is_empty())
+}
