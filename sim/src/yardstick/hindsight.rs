@@ -18,6 +18,8 @@ const UNFINISHED_NS: u64 = 3_600_000_000_000;
 const BLOCK_TOKENS: u32 = 16;
 /// Of so many requests drawn, the one with the largest TTFT is moved.
 const DRAWN: usize = 3;
+/// How far away in the trace a request is that changes places with another, at most.
+const NEIGHBOURS: usize = 20;
 
 /// The best assignment found.
 #[derive(Clone, Debug)]
@@ -90,7 +92,7 @@ pub fn hindsight(
 }
 
 /// One request to another instance.
-type Move = (u32, InstanceId);
+type Move = (usize, InstanceId);
 
 struct Search<'a> {
     config: &'a ClusterConfig,
@@ -130,43 +132,51 @@ impl<'a> Search<'a> {
         self.costs.iter().sum()
     }
 
-    /// Moves to try together: one request, those on its instance that share a prefix with it, or two such
-    /// sets that change places.
+    /// Moves to try together: a request, or those on its instance that share a prefix with it, go to another
+    /// instance; a request that came there at about that time may come back in exchange.
     fn propose(&self, stream: &mut Stream) -> Vec<Move> {
         let subject = self.draw_costly(stream);
         let from = self.placements[subject];
-        let others = self.config.instances.len() - 1;
-        let to = stream.below(others) as u32;
-        let to = InstanceId(if to >= from.0 { to + 1 } else { to });
-        match stream.below(4) {
-            0 => vec![(subject as u32, to)],
-            1 | 2 => self.relatives(subject, stream).map(|request| (request, to)).collect(),
-            _ => {
-                let mut moves: Vec<Move> =
-                    self.relatives(subject, stream).map(|request| (request, to)).collect();
-                let there: Vec<usize> =
-                    (0..self.requests.len()).filter(|&r| self.placements[r] == to).collect();
-                if !there.is_empty() {
-                    let partner = there[stream.below(there.len())];
-                    moves.extend(self.relatives(partner, stream).map(|request| (request, from)));
-                }
-                moves
+        let kind = stream.below(3);
+        let home = if kind == 0 { self.draw_home(subject, stream) } else { None };
+        let to = home.unwrap_or_else(|| self.draw_other(from, stream));
+        let requests =
+            if stream.below(2) == 0 { vec![subject] } else { self.relatives(subject, stream) };
+        let mut moves: Vec<Move> = requests.iter().map(|&request| (request, to)).collect();
+        if kind == 2 {
+            let end = (subject + NEIGHBOURS).min(self.requests.len());
+            let neighbours = subject.saturating_sub(NEIGHBOURS)..end;
+            let there: Vec<usize> = neighbours.filter(|&r| self.placements[r] == to).collect();
+            if !there.is_empty() {
+                moves.push((there[stream.below(there.len())], from));
             }
         }
+        moves
     }
 
     fn draw_costly(&self, stream: &mut Stream) -> usize {
-        let draws: Vec<usize> = (0..DRAWN).map(|_| stream.below(self.requests.len())).collect();
+        let draws = [(); DRAWN].map(|()| stream.below(self.requests.len()));
         draws.into_iter().max_by_key(|&r| (self.costs[r], r)).expect("at least one draw")
     }
 
-    /// Requests on the same instance that share a prefix of random length with this one, all of them or a
-    /// run of neighbours around it, itself included.
-    fn relatives(&self, subject: usize, stream: &mut Stream) -> impl Iterator<Item = u32> + '_ {
-        let keys = &self.keys[subject];
-        // Twice drawn, the lesser taken: short prefixes are shared by many.
-        let depth = |stream: &mut Stream| stream.below(keys.len().max(1));
-        let depth = depth(stream).min(depth(stream));
+    /// Any other instance.
+    fn draw_other(&self, from: InstanceId, stream: &mut Stream) -> InstanceId {
+        let to = stream.below(self.config.instances.len() - 1) as u32;
+        InstanceId(if to >= from.0 { to + 1 } else { to })
+    }
+
+    /// Another instance that serves a request which shares a prefix with this one, if there is any.
+    fn draw_home(&self, subject: usize, stream: &mut Stream) -> Option<InstanceId> {
+        let key = self.draw_key(subject, stream)?;
+        let elsewhere =
+            |&r: &usize| self.placements[r] != self.placements[subject] && self.shares(r, key);
+        let homes: Vec<usize> = (0..self.requests.len()).filter(elsewhere).collect();
+        (!homes.is_empty()).then(|| self.placements[homes[stream.below(homes.len())]])
+    }
+
+    /// This request and those on its instance that share a prefix with it: all of them, those that come after
+    /// it, or those of some time.
+    fn relatives(&self, subject: usize, stream: &mut Stream) -> Vec<usize> {
         let requests = self.requests.len();
         let window = match stream.below(3) {
             0 => 0..requests,
@@ -176,22 +186,31 @@ impl<'a> Search<'a> {
                 subject.saturating_sub(width / 2)..(subject + width).min(requests)
             }
         };
+        let Some(key) = self.draw_key(subject, stream) else { return vec![subject] };
         let instance = self.placements[subject];
-        let shares = move |other: &usize| {
-            *other == subject
-                || (self.placements[*other] == instance
-                    && !keys.is_empty()
-                    && self.keys[*other].get(depth) == keys.get(depth))
-        };
-        window.filter(shares).map(|request| request as u32)
+        window.filter(|&r| self.placements[r] == instance && self.shares(r, key)).collect()
+    }
+
+    /// A block of a prompt: its position and hash. Twice drawn, the earlier one taken: short prefixes are
+    /// shared by many.
+    fn draw_key(&self, subject: usize, stream: &mut Stream) -> Option<(usize, BlockHash)> {
+        let keys = &self.keys[subject];
+        if keys.is_empty() {
+            return None;
+        }
+        let block = stream.below(keys.len()).min(stream.below(keys.len()));
+        Some((block, keys[block]))
+    }
+
+    /// Whether a prompt begins as another one does up to this block.
+    fn shares(&self, request: usize, (block, hash): (usize, BlockHash)) -> bool {
+        self.keys[request].get(block) == Some(&hash)
     }
 
     /// Makes the moves if they lower the total.
     fn try_moves(&mut self, moves: &[Move]) -> Result<(), Stuck> {
-        let before: Vec<Move> = moves
-            .iter()
-            .map(|&(request, _)| (request, self.placements[request as usize]))
-            .collect();
+        let before: Vec<Move> =
+            moves.iter().map(|&(request, _)| (request, self.placements[request])).collect();
         let mut touched: Vec<InstanceId> =
             moves.iter().chain(&before).map(|&(_, instance)| instance).collect();
         touched.sort_unstable();
@@ -218,7 +237,7 @@ impl<'a> Search<'a> {
 
     fn place(&mut self, moves: &[Move]) {
         for &(request, instance) in moves {
-            self.placements[request as usize] = instance;
+            self.placements[request] = instance;
         }
     }
 
