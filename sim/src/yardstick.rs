@@ -7,6 +7,7 @@
 
 mod bound;
 mod hindsight;
+mod lanes;
 
 pub use self::bound::physical_bound;
 pub use self::hindsight::{Hindsight, hindsight, placements_of};

@@ -1,19 +1,19 @@
 //! Hindsight: with the whole trace known, improve an assignment of requests to instances, move by move.
 //!
 //! Given placements, instances do not know of each other. A move is therefore judged by simulating again only the
-//! two instances that it touches, exactly. Closed-loop requests tie instances together; then a whole run is simulated
-//! for each move.
+//! two instances that it touches, from the change on, and given up when it has not helped some requests later. What
+//! is kept has been simulated to the end, exactly. Closed-loop requests tie instances together and faults are beyond
+//! [`Lanes`]; then a whole run is simulated for each move.
 
 use lodestar_router::{BlockHash, InstanceId};
-use lodestar_traces::{Arrival, TraceRequest};
+use lodestar_traces::TraceRequest;
 
-use crate::cluster::{ClusterConfig, PlannedEvent, RunOutput, Stuck, simulate_placed};
+use super::lanes::{Lane, Lanes, Moment, Stop, UNFINISHED_NS};
+use crate::cluster::{ClusterConfig, RunOutput, Stuck, simulate_placed};
 use crate::content::PromptKeys;
 use crate::random::Stream;
 use crate::record::{Outcome, RequestRecord};
 
-/// What a request costs that does not finish, ns: more than any TTFT worth having.
-const UNFINISHED_NS: u64 = 3_600_000_000_000;
 /// Tokens of a block by which prompts are compared.
 const BLOCK_TOKENS: u32 = 16;
 /// Of so many requests drawn, the one with the largest TTFT is moved.
@@ -28,7 +28,7 @@ pub struct Hindsight {
     pub output: RunOutput,
     /// The instance of each request, by position in the cluster.
     pub placements: Vec<InstanceId>,
-    /// Simulations of one instance (or of the cluster, with closed-loop requests) that were made.
+    /// Simulations of one instance that were begun; a whole run counts as one of every instance.
     pub simulations: u64,
 }
 
@@ -52,7 +52,7 @@ pub fn placements_of(config: &ClusterConfig, output: &RunOutput) -> Vec<Instance
 }
 
 /// Local search for the assignment with the lowest mean TTFT: from the best of `starts` it makes every
-/// move that lowers it, until `simulations_max` simulations of one instance are spent. What does not
+/// move it finds that lowers it, until `simulations_max` simulations of one instance were begun. What does not
 /// finish counts as an hour. Deterministic in `seed`, and never worse than the best start.
 ///
 /// # Errors
@@ -88,6 +88,8 @@ pub fn hindsight(
     }
     assert!(search.total() <= started_at, "only improvements are kept");
     let output = simulate_placed(config, requests, &search.placements, &mut |_| {})?;
+    let total: u64 = output.requests.iter().map(cost).sum();
+    assert_eq!(total, search.total(), "instances by themselves are as in the cluster");
     Ok(Hindsight { output, placements: search.placements, simulations: search.simulations })
 }
 
@@ -99,8 +101,8 @@ struct Search<'a> {
     requests: &'a [TraceRequest],
     /// Block hashes of each prompt.
     keys: Vec<Vec<BlockHash>>,
-    /// Whether instances can be simulated one by one.
-    independent: bool,
+    /// If instances can be simulated one by one, how, and each of them.
+    lanes: Option<(Lanes<'a>, Vec<Lane>)>,
     placements: Vec<InstanceId>,
     /// Cost of each request, ns: its TTFT.
     costs: Vec<u64>,
@@ -116,14 +118,28 @@ impl<'a> Search<'a> {
         let keys = |request: &TraceRequest| {
             PromptKeys::new(&request.prompt, request.cache_salt, BLOCK_TOKENS).keys
         };
-        let output = simulate_placed(config, requests, start, &mut |_| {})?;
+        let mut costs = vec![UNFINISHED_NS; requests.len()];
+        let lanes = match Lanes::new(config, requests) {
+            None => {
+                let output = simulate_placed(config, requests, start, &mut |_| {})?;
+                costs = output.requests.iter().map(cost).collect();
+                None
+            }
+            Some(lanes) => {
+                let instances = (0..config.instances.len() as u32).map(InstanceId);
+                let each = instances
+                    .map(|instance| lanes.start(start, instance, &mut costs))
+                    .collect::<Result<Vec<Lane>, Stuck>>()?;
+                Some((lanes, each))
+            }
+        };
         Ok(Self {
             config,
             requests,
             keys: requests.iter().map(keys).collect(),
-            independent: requests.iter().all(|r| matches!(r.arrival, Arrival::At { .. })),
+            lanes,
             placements: start.to_vec(),
-            costs: output.requests.iter().map(cost).collect(),
+            costs,
             simulations: config.instances.len() as u64,
         })
     }
@@ -216,22 +232,38 @@ impl<'a> Search<'a> {
         touched.sort_unstable();
         touched.dedup();
         self.place(moves);
-        let mut costs = self.costs.clone();
-        if self.independent {
-            for &instance in &touched {
-                self.simulate_one(instance, &mut costs)?;
+        if let Some((lanes, each)) = &mut self.lanes {
+            self.simulations += touched.len() as u64;
+            let mut costs = self.costs.clone();
+            for &(request, _) in moves {
+                costs[request] = UNFINISHED_NS; // unless its new instance takes it
+            }
+            let changes: Vec<Change> = touched
+                .iter()
+                .map(|&instance| {
+                    let messages = lanes.messages(&self.placements, instance);
+                    let lane = &each[instance.0 as usize];
+                    Change { instance, moment: lanes.resume(lane, &messages), messages }
+                })
+                .collect();
+            if let Some(changes) = improve(lanes, changes, moves, &self.costs, &mut costs) {
+                for Change { instance, messages, .. } in changes {
+                    lanes.adopt(&mut each[instance.0 as usize], messages, &mut costs);
+                }
+                self.costs = costs;
+                return Ok(());
             }
         } else {
+            self.simulations += self.config.instances.len() as u64;
             let output =
                 simulate_placed(self.config, self.requests, &self.placements, &mut |_| {})?;
-            costs = output.requests.iter().map(cost).collect();
+            let costs: Vec<u64> = output.requests.iter().map(cost).collect();
+            if costs.iter().sum::<u64>() < self.total() {
+                self.costs = costs;
+                return Ok(());
+            }
         }
-        self.simulations += touched.len() as u64;
-        if costs.iter().sum::<u64>() < self.total() {
-            self.costs = costs;
-        } else {
-            self.place(&before);
-        }
+        self.place(&before);
         Ok(())
     }
 
@@ -240,26 +272,40 @@ impl<'a> Search<'a> {
             self.placements[request] = instance;
         }
     }
+}
 
-    /// Costs of the requests on one instance, as it would serve them.
-    fn simulate_one(&self, instance: InstanceId, costs: &mut [u64]) -> Result<(), Stuck> {
-        let at = instance.0 as usize;
-        let here: Vec<usize> =
-            (0..self.requests.len()).filter(|&r| self.placements[r] == instance).collect();
-        let requests: Vec<TraceRequest> = here.iter().map(|&r| self.requests[r].clone()).collect();
-        let plan = self.config.plan.iter().filter(|event| event.instance == at);
-        let alone = ClusterConfig {
-            instances: vec![self.config.instances[at].clone()],
-            plan: plan.map(|event| PlannedEvent { instance: 0, ..*event }).collect(),
-            ..self.config.clone()
-        };
-        let placements = vec![InstanceId(0); requests.len()];
-        let output = simulate_placed(&alone, &requests, &placements, &mut |_| {})?;
-        for (request, record) in here.into_iter().zip(&output.requests) {
-            costs[request] = cost(record);
+/// New messages of one instance, and where they begin to differ.
+struct Change {
+    instance: InstanceId,
+    messages: Vec<usize>,
+    moment: Moment,
+}
+
+/// The changes, if they lower the sum of all costs; `costs` are then the new ones.
+fn improve(
+    lanes: &Lanes<'_>,
+    mut changes: Vec<Change>,
+    moves: &[Move],
+    before: &[u64],
+    costs: &mut [u64],
+) -> Option<Vec<Change>> {
+    let changed = moves.iter().map(|&(request, _)| lanes.due(request)).max()?;
+    let horizons = changes.iter().map(|change| lanes.horizon(&change.messages, changed));
+    let horizon = horizons.max()?;
+    for stop in [Stop::Served(horizon), Stop::Never] {
+        for Change { messages, moment, .. } in &mut changes {
+            lanes.advance(messages, moment, stop, costs);
         }
-        Ok(())
+        let counts =
+            |request: &usize| matches!(stop, Stop::Never) || lanes.due(*request) <= horizon;
+        let sum = |costs: &[u64]| {
+            (0..costs.len()).filter(counts).map(|request| costs[request]).sum::<u64>()
+        };
+        if sum(costs) >= sum(before) {
+            return None;
+        }
     }
+    Some(changes)
 }
 
 fn cost(record: &RequestRecord) -> u64 {
