@@ -44,10 +44,14 @@ impl Run<'_> {
     }
 
     /// Tells the routers every KV event that has reached them by now.
+    #[inline]
     pub(super) fn deliver_kv_events(&mut self) {
-        if self.kv_feed.is_none() {
-            return;
+        if self.kv_feed.is_some() {
+            self.deliver_what_arrived();
         }
+    }
+
+    fn deliver_what_arrived(&mut self) {
         // What is published at this very instant has not happened yet, whatever the network.
         let network_ns = self.config.instance_network.as_nanos().max(1);
         let before = Time::from_nanos((self.now.as_nanos() + 1).saturating_sub(network_ns));

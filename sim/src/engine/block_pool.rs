@@ -118,14 +118,16 @@ impl BlockPool {
         self.events.is_some()
     }
 
-    /// Blocks of one chain have become findable.
-    pub(crate) fn log_stored(&mut self, parent: Option<BlockHash>, blocks: &[BlockHash]) {
+    /// Apart from the code that runs for every block.
+    #[cold]
+    pub(crate) fn log(&mut self, event: KvEvent) {
         if let Some(events) = &mut self.events {
-            events.push(KvEvent::Stored { parent, blocks: blocks.to_vec() });
+            events.push(event);
         }
     }
 
     /// What was logged since the last time is published now.
+    #[inline]
     pub(crate) fn publish_events(&mut self, at: Time) {
         if let Some(events) = &mut self.events {
             events.publish(at);
@@ -189,10 +191,8 @@ impl BlockPool {
                 let content = state.content;
                 *state = Block { holder: Holder::requests(1), content: NOTHING };
                 self.forget(block, content);
-                if content != NOTHING
-                    && let Some(events) = &mut self.events
-                {
-                    events.push(KvEvent::Removed { block: self.keys[block as usize] });
+                if content != NOTHING && self.events.is_some() {
+                    self.log(KvEvent::Removed { block: self.keys[block as usize] });
                 }
                 return block;
             }

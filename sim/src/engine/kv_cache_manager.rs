@@ -3,6 +3,7 @@
 
 use super::block_pool::{BlockId, BlockPool};
 use super::config::EngineConfig;
+use super::kv_events::KvEvent;
 use super::request::Request;
 
 /// The blocks of one engine and the rules by which requests get them.
@@ -126,9 +127,7 @@ impl KvCacheManager {
         }
         let full = tokens / self.block_size;
         if self.pool.logs_events() && request.cached_blocks < full {
-            let (first, end) = (request.cached_blocks as usize, full as usize);
-            let parent = first.checked_sub(1).map(|before| request.keys[before]);
-            self.pool.log_stored(parent, &request.keys[first..end]);
+            self.log_stored(request, full);
         }
         for at in request.cached_blocks..full {
             let (block, key) = (request.blocks[at as usize], request.keys[at as usize]);
@@ -148,6 +147,15 @@ impl KvCacheManager {
         }
         request.shared_blocks = u32::MAX;
         self.free(request);
+    }
+
+    /// A request's blocks up to `full` become findable.
+    #[cold]
+    fn log_stored(&mut self, request: &Request, full: u32) {
+        let (first, end) = (request.cached_blocks as usize, full as usize);
+        let parent = first.checked_sub(1).map(|before| request.keys[before]);
+        let blocks = request.keys[first..end].to_vec();
+        self.pool.log(KvEvent::Stored { parent, blocks });
     }
 
     /// Returns all blocks of a request.
