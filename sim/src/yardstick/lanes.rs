@@ -215,6 +215,8 @@ impl<'a> Lanes<'a> {
             NewRequest {
                 handle: request as u32,
                 prompt: self.prompts[&block_size][request].clone(),
+                // Lanes are simulated once each: it would not pay to know.
+                shared_tokens: u32::MAX,
                 max_tokens: output_tokens,
                 output: Source::Output(id),
                 priority,
