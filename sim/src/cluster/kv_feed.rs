@@ -186,15 +186,21 @@ mod tests {
             shapes in prop::collection::vec((0_u64..4, 1_u32..60, 1_u32..90, 0_u64..300), 1..40),
             asynchronous in any::<bool>(),
             num_blocks in 32_u32..90,
+            crash_ms in prop::option::of(0_u64..3000),
         ) {
             let requests = trace(&shapes);
-            let cluster = cluster(asynchronous, num_blocks, vec![]);
+            // The first instance may crash and come back as member 3.
+            let crash = crash_ms.map(Duration::from_millis).into_iter().flat_map(|at| {
+                let event = |kind| PlannedEvent { at, instance: 0, kind };
+                [event(PlannedKind::Crash), event(PlannedKind::Return)]
+            });
+            let cluster = cluster(asynchronous, num_blocks, crash.collect());
             let (delivered, cached, records) = deliver(&cluster, &requests);
             let slowly = ClusterConfig { step_by_step: true, ..cluster };
             prop_assert_eq!(&deliver(&slowly, &requests).0, &delivered, "fast is as slow");
             prop_assert!(delivered.is_sorted_by_key(|(at, ..)| *at));
 
-            let mut held: Vec<BTreeMap<BlockHash, u32>> = vec![BTreeMap::new(); 3];
+            let mut held: Vec<BTreeMap<BlockHash, u32>> = vec![BTreeMap::new(); 4];
             let mut stored = held.clone();
             for (_, member, event) in delivered {
                 let held = &mut held[member as usize];
@@ -212,12 +218,13 @@ mod tests {
                     }
                 }
             }
-            prop_assert_eq!(held[0].len(), cached[0]);
-            prop_assert_eq!(held[1].len(), cached[1]);
-            prop_assert!(held[2].is_empty(), "of another block size");
+            for member in (0..cached.len()).filter(|&m| m != 2 && (m != 0 || crash_ms.is_none())) {
+                prop_assert_eq!(held[member].len(), cached[member], "member {}", member);
+            }
+            prop_assert!(held[2].is_empty(), "it publishes nothing");
             for (record, request) in records.iter().zip(&requests) {
                 let member = record.instance.unwrap().0 as usize;
-                if record.outcome == Outcome::Finished && member < 2 {
+                if record.outcome == Outcome::Finished && member != 2 {
                     let prompt = PromptKeys::new(&request.prompt, None, 16);
                     let told = |key| stored[member].contains_key(key);
                     prop_assert!(prompt.keys.iter().all(told), "in the words of the router");

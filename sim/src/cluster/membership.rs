@@ -151,6 +151,7 @@ impl Run<'_> {
     pub(super) fn learn_of_crash(&mut self, id: u32) {
         let instance = InstanceId(id);
         self.tell_all(&Fact::InstanceLeft { instance });
+        // A request that is under way has an instance and still the outcome it came with.
         let lost = |record: &Option<crate::record::RequestRecord>| {
             record.as_ref().is_some_and(|record| {
                 record.instance == Some(instance) && record.outcome == Outcome::RejectedByRouter
