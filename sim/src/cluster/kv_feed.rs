@@ -1,7 +1,7 @@
 //! KV events on their way from the engines to the routers.
 //!
-//! Not an event of the simulation each: nobody but a router looks at them, so they are fetched when a router is about
-//! to be told or asked something, with the times at which they arrived. An engine may then go on skipping over steps.
+//! Not an event of the simulation each: a router reads those that have arrived when it is about to decide or its timer
+//! goes off. An engine may then go on skipping over steps.
 //!
 //! An engine whose blocks are not of the routers' size publishes nothing, since its hashes mean nothing to them.
 //! `BlocksCleared` is never told: nothing here resets a cache but a restart, and that is a new member.
@@ -20,7 +20,7 @@ pub(super) struct KvFeed {
     under_way: Vec<(Time, u32, KvEvent)>,
     /// Decides what is lost.
     losses: Stream,
-    /// Everything delivered, with the time.
+    /// Everything delivered, with the time of its arrival.
     #[cfg(test)]
     pub(super) delivered: Vec<(Time, u32, KvEvent)>,
 }
@@ -62,7 +62,9 @@ impl Run<'_> {
         // Stable: events of one member stay in order.
         feed.under_way.sort_by_key(|&(at, id, _)| (at, id));
         let arrived = feed.under_way.partition_point(|&(at, ..)| at <= self.now);
-        for (at, id, event) in feed.under_way.drain(..arrived) {
+        #[cfg(test)]
+        feed.delivered.extend_from_slice(&feed.under_way[..arrived]);
+        for (_, id, event) in feed.under_way.drain(..arrived) {
             let instance = InstanceId(id);
             let fact = match &event {
                 KvEvent::Stored { parent, blocks } => {
@@ -73,10 +75,8 @@ impl Run<'_> {
                 }
             };
             for replica in self.front.numbers() {
-                self.observe(replica, at, &fact);
+                self.tell_replica(replica, &fact);
             }
-            #[cfg(test)]
-            feed.delivered.push((at, id, event));
         }
         self.kv_feed = Some(feed);
     }

@@ -60,28 +60,22 @@ impl Run<'_> {
         }
     }
 
-    fn tell_replica(&mut self, number: u32, fact: &Fact<'_>) {
-        self.deliver_kv_events();
-        self.observe(number, self.now, fact);
-    }
-
-    /// A router takes note of what reached it at `at`.
-    pub(super) fn observe(&mut self, number: u32, at: Time, fact: &Fact<'_>) {
+    pub(super) fn tell_replica(&mut self, number: u32, fact: &Fact<'_>) {
         let replica = self.front.replica(number);
-        replica.router.observe(at, fact);
+        replica.router.observe(self.now, fact);
         if let Some(job) = replica.router.training_job() {
             match job {}
         }
         if let Some(at) = replica.router.next_wakeup()
             && replica.timer.is_none_or(|pending| at < pending)
         {
-            let at = at.max(self.now);
             replica.timer = Some(at);
             self.queue.push(at, Event::RouterTimer(number));
         }
     }
 
     pub(super) fn router_timer(&mut self, replica: u32) {
+        self.deliver_kv_events();
         self.front.replica(replica).timer = None;
         self.tell_replica(replica, &Fact::Timer);
     }
