@@ -1,9 +1,11 @@
 //! `lodestar scenario`: what can be swept.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lodestar_scenarios::scenario::{Scenario, catalog_text, read_scenario, scenario_names};
+use lodestar_scenarios::sweep::{Agreement, comparison_of};
 
 /// Check, list and show scenarios
 #[derive(Args, Debug)]
@@ -18,6 +20,8 @@ enum ScenarioCommand {
     Check(FileArgs),
     /// The scenarios that come with Lodestar
     List,
+    /// Put a sweep beside what the scenario's authors measured on real machines
+    Compare(CompareArgs),
     /// Print the file of a scenario that comes with Lodestar, to start one's own from
     Show(NameArgs),
 }
@@ -29,6 +33,14 @@ struct FileArgs {
 }
 
 #[derive(Args, Debug)]
+struct CompareArgs {
+    /// A scenario with a `measured` file
+    scenario: String,
+    /// The folder of a sweep of it
+    folder: PathBuf,
+}
+
+#[derive(Args, Debug)]
 struct NameArgs {
     /// The name
     name: String,
@@ -37,6 +49,7 @@ struct NameArgs {
 pub(crate) fn run(args: &ScenarioArgs) -> anyhow::Result<()> {
     match &args.command {
         ScenarioCommand::Check(args) => check(&read_scenario(&args.scenario)?),
+        ScenarioCommand::Compare(args) => compare(args),
         ScenarioCommand::List => list(),
         ScenarioCommand::Show(args) => show(&args.name),
     }
@@ -59,6 +72,17 @@ fn check(scenario: &Scenario) -> anyhow::Result<()> {
         cells.len(),
         labels.len()
     )?)
+}
+
+fn compare(args: &CompareArgs) -> anyhow::Result<()> {
+    let scenario = read_scenario(&args.scenario)?;
+    anyhow::ensure!(
+        !scenario.published.is_empty(),
+        "{} has nothing to compare with: its file has no `measured`",
+        args.scenario
+    );
+    let comparison = comparison_of(&args.folder, &scenario)?;
+    Ok(write!(io::stdout(), "{}", Agreement::of(&comparison, &scenario.published).text())?)
 }
 
 fn list() -> anyhow::Result<()> {

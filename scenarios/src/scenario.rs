@@ -17,7 +17,13 @@ pub use content::Content;
 pub use error::ScenarioError;
 pub use find::{catalog_text, read_scenario, scenario_names};
 
+use std::collections::BTreeMap;
+
 use lodestar_sim::ClusterConfig;
+use lodestar_sim::catalog::{self, ModelOnGpu};
+use lodestar_sim::step_time::HingeCoefficients;
+
+use crate::fleet::FleetError;
 
 /// A checked scenario.
 #[derive(Clone, Debug)]
@@ -38,18 +44,52 @@ pub struct Scenario {
     pub baseline: String,
     /// Digest of everything in the file that decides what a run of one of its cells gives.
     pub sha256: String,
+    /// Measurements of the same policies on real machines.
+    pub published: Vec<crate::sweep::Published>,
     engine: file::Engines,
+    step_time_factor: BTreeMap<String, f64>,
 }
 
 impl Scenario {
     /// The cluster of a cell.
-    pub fn cluster(&self, cell: &Cell) -> Result<ClusterConfig, crate::FleetError> {
+    ///
+    /// # Errors
+    /// When a GPU or the model is not known, or the model does not fit.
+    pub fn cluster(&self, cell: &Cell) -> Result<ClusterConfig, FleetError> {
         let mut instances = cell.fleet.instances(&self.model)?;
         for instance in &mut instances {
-            if let Some(settings) = self.engine.get(&instance.gpu) {
-                instance.engine = settings.apply(instance.engine.clone());
-            }
+            let settings = self.engine.get(&instance.gpu).copied().unwrap_or_default();
+            let factor = self.step_time_factor.get(&instance.gpu).copied().unwrap_or(1.0);
+            let profile = catalog::profile(&instance.gpu)?;
+            let on_gpu = slower(profile.on(&self.model)?, factor);
+            let engine = settings.apply(instance.engine.clone());
+            // Made anew: the law is a table as long as the token budget.
+            *instance = on_gpu.instance(&profile, engine, instance.name.clone());
         }
         Ok(ClusterConfig::new(instances))
+    }
+}
+
+/// The same law with every time multiplied.
+fn slower(on_gpu: &ModelOnGpu, factor: f64) -> ModelOnGpu {
+    let law = on_gpu.step_time;
+    ModelOnGpu {
+        step_time: HingeCoefficients {
+            host_ms: law.host_ms * factor,
+            t0_ms: law.t0_ms * factor,
+            w_ms: law.w_ms * factor,
+            b_us_per_token: law.b_us_per_token * factor,
+            c_ns_per_pair: law.c_ns_per_pair * factor,
+            d_us_per_decode_request: law.d_us_per_decode_request * factor,
+            e_ns_per_context_token: law.e_ns_per_context_token * factor,
+            p: law.p,
+            mixed_factor: law.mixed_factor,
+        },
+        linear_ms_by_tokens: on_gpu
+            .linear_ms_by_tokens
+            .iter()
+            .map(|(tokens, ms)| (*tokens, ms * factor))
+            .collect(),
+        ..on_gpu.clone()
     }
 }

@@ -11,6 +11,7 @@ mod item;
 mod measure;
 mod merge;
 mod progress;
+mod published;
 mod results;
 mod text;
 
@@ -30,8 +31,9 @@ pub use comparison::{ComparisonRow, PolicySummary, Ratio};
 pub use error::SweepError;
 pub use item::{CellIdentity, Item, ItemOutcome, read_items};
 pub use measure::{InstanceSeries, Measured, Series};
-pub use merge::{Merged, merge, write_tables};
+pub use merge::{Merged, comparison_of, merge, write_tables};
 pub use progress::{Leader, Standing};
+pub use published::{Agreement, CellAgreement, Pair, Published, read_published};
 
 use crate::digest::trace_sha256;
 use crate::scenario::{Cell, Contender, Scenario, ScenarioError};

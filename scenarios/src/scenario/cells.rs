@@ -1,6 +1,7 @@
 //! From a file's axes to cells.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use lodestar_traces::WorkloadConfig;
@@ -10,8 +11,10 @@ use super::contender::{Contender, all_differ};
 use super::content::{Content, Origin};
 use super::error::ScenarioError;
 use super::file::{ScenarioFile, WorkloadEntry};
+use super::find::beside;
 use crate::digest::sha256;
 use crate::fleet::Fleet;
+use crate::sweep::{Published, read_published};
 
 /// One fleet with one workload at one rate.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ impl Origins<'_> {
         let sha256 = digest(text.parse().map_err(toml_error)?);
         let fleets = self.fleets(&file)?;
         let contenders = self.contenders(file.policies)?;
+        let published =
+            file.measured.as_deref().map_or(Ok(Vec::new()), |path| self.published(path))?;
         if file.seeds == 0 {
             return Err(self.invalid("seeds", "is 0: a sweep needs at least one"));
         }
@@ -74,7 +79,9 @@ impl Origins<'_> {
             seeds: file.seeds,
             baseline: file.baseline,
             sha256,
+            published,
             engine: file.engine,
+            step_time_factor: file.step_time_factor,
         };
         for cell in &scenario.cells {
             scenario.cluster(cell).map_err(|error| self.invalid("fleets", error.to_string()))?;
@@ -93,8 +100,16 @@ impl Origins<'_> {
         let in_a_fleet = |gpu: &str| {
             fleets.iter().any(|fleet| fleet.groups().iter().any(|group| group.gpu == gpu))
         };
-        match file.engine.keys().find(|gpu| !in_a_fleet(gpu)) {
-            Some(gpu) => Err(self.invalid(format!("engine.{gpu}"), "is in no fleet: leave it out")),
+        let engines = file.engine.keys().map(|gpu| ("engine", gpu));
+        let factors = file.step_time_factor.keys().map(|gpu| ("step_time_factor", gpu));
+        if let Some((key, gpu)) = engines.chain(factors).find(|(_, gpu)| !in_a_fleet(gpu)) {
+            return Err(self.invalid(format!("{key}.{gpu}"), "is in no fleet: leave it out"));
+        }
+        match file.step_time_factor.iter().find(|(_, factor)| !(0.01..=100.0).contains(*factor)) {
+            Some((gpu, factor)) => {
+                let complaint = format!("is {factor}, expected 0.01 to 100");
+                Err(self.invalid(format!("step_time_factor.{gpu}"), complaint))
+            }
             None => Ok(fleets),
         }
     }
@@ -121,6 +136,16 @@ impl Origins<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         all_differ(&contenders)?;
         Ok(contenders)
+    }
+
+    fn published(&self, name: &str) -> Result<Vec<Published>, ScenarioError> {
+        let path = self.folder.join(name);
+        let text = match beside(name) {
+            Some(text) if self.folder.as_os_str().is_empty() => text.to_owned(),
+            _ => fs::read_to_string(&path)
+                .map_err(|source| ScenarioError::Io { path: path.display().to_string(), source })?,
+        };
+        read_published(&path.display().to_string(), &text)
     }
 
     fn content(&self, entry: &WorkloadEntry) -> Result<Content, ScenarioError> {
@@ -228,7 +253,7 @@ fn check_name(name: &str) -> Result<(), String> {
 
 /// Of what decides a single run: neither who else competes nor how often, nor what people are told.
 fn digest(mut table: toml::Table) -> String {
-    for key in ["name", "description", "policies", "seeds", "baseline"] {
+    for key in ["name", "description", "policies", "seeds", "baseline", "measured"] {
         table.remove(key);
     }
     sha256(&serde_json::to_vec(&table).expect("TOML fits into JSON"))

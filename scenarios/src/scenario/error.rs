@@ -19,7 +19,7 @@ pub enum ScenarioError {
         nearest: String,
     },
     /// A file that cannot be read.
-    #[error("cannot read the scenario {path}")]
+    #[error("cannot read {path}")]
     Io {
         /// The file.
         path: String,

@@ -26,8 +26,13 @@ pub(super) struct ScenarioFile {
     pub(super) baseline: String,
     #[serde(default = "default_seeds")]
     pub(super) seeds: u64,
+    /// A CSV file of measurements to compare with; relative to the scenario file.
+    pub(super) measured: Option<String>,
     #[serde(default)]
     pub(super) engine: Engines,
+    /// Every step of a GPU takes so many times as long as its profile says.
+    #[serde(default)]
+    pub(super) step_time_factor: BTreeMap<String, f64>,
     #[serde(rename = "workload")]
     pub(super) workloads: Vec<WorkloadEntry>,
 }

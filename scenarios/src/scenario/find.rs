@@ -10,6 +10,15 @@ use super::error::ScenarioError;
 /// The scenarios that come with Lodestar.
 const CATALOG: [(&str, &str); 1] = [("paper-a30", include_str!("../../catalog/paper-a30.toml"))];
 
+/// Files that these name.
+const BESIDE: [(&str, &str); 1] =
+    [("paper-a30-measured.csv", include_str!("../../catalog/paper-a30-measured.csv"))];
+
+/// A file that a scenario of the catalog names.
+pub(super) fn beside(name: &str) -> Option<&'static str> {
+    BESIDE.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
 /// The names of the scenarios that come with Lodestar.
 pub fn scenario_names() -> impl Iterator<Item = &'static str> {
     CATALOG.iter().map(|(name, _)| *name)

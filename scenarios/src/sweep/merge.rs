@@ -96,6 +96,28 @@ fn choose(
 /// # Errors
 /// When there are no items, some are damaged, or the baseline is not among them.
 pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, SweepError> {
+    let (items, failed) = read_sorted(folder)?;
+    let first = &items[0];
+    let baseline = baseline.unwrap_or(&first.baseline).to_owned();
+    if !items.iter().any(|item| item.policy == baseline) {
+        let mut policies: Vec<_> = items.iter().map(|item| item.policy.clone()).collect();
+        policies.sort();
+        policies.dedup();
+        let policies = policies.join(", ");
+        return Err(ScenarioError::NoBaseline { baseline, policies }.into());
+    }
+    let comparison = compare_all(&items, &baseline);
+    let summary = summarise(&comparison);
+    write_atomically(&folder.join("results.parquet"), &results::parquet(&items))?;
+    write_atomically(&folder.join("results.csv"), &results::csv(&items))?;
+    write_atomically(&folder.join("comparison.csv"), &results::comparison_csv(&comparison))?;
+    write_atomically(&folder.join("summary.csv"), &results::summary_csv(&summary))?;
+    Ok(Merged { comparison, summary, failed, baseline })
+}
+
+/// The items of a sweep's folder, without what no table has; by cell, policy and seed. And those that failed.
+#[expect(clippy::type_complexity, reason = "two lists, named in the line above")]
+fn read_sorted(folder: &Path) -> Result<(Vec<Item>, Vec<(PathBuf, String)>), SweepError> {
     let mut items: Vec<Item> = Vec::new();
     let mut failed = Vec::new();
     let mut first_path = PathBuf::new();
@@ -116,25 +138,23 @@ pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, Swe
         }
         items.push(item);
     }
-    let Some(first) = items.first() else {
+    if items.is_empty() {
         return Err(SweepError::NoItems(folder.display().to_string()));
-    };
-    let baseline = baseline.unwrap_or(&first.baseline).to_owned();
-    items.sort_by(|a, b| (a.cell.index, &a.policy, a.seed).cmp(&(b.cell.index, &b.policy, b.seed)));
-    if !items.iter().any(|item| item.policy == baseline) {
-        let mut policies: Vec<_> = items.iter().map(|item| item.policy.clone()).collect();
-        policies.sort();
-        policies.dedup();
-        let policies = policies.join(", ");
-        return Err(ScenarioError::NoBaseline { baseline, policies }.into());
     }
-    let comparison = compare_all(&items, &baseline);
-    let summary = summarise(&comparison);
-    write_atomically(&folder.join("results.parquet"), &results::parquet(&items))?;
-    write_atomically(&folder.join("results.csv"), &results::csv(&items))?;
-    write_atomically(&folder.join("comparison.csv"), &results::comparison_csv(&comparison))?;
-    write_atomically(&folder.join("summary.csv"), &results::summary_csv(&summary))?;
-    Ok(Merged { comparison, summary, failed, baseline })
+    items.sort_by(|a, b| (a.cell.index, &a.policy, a.seed).cmp(&(b.cell.index, &b.policy, b.seed)));
+    Ok((items, failed))
+}
+
+/// The comparison of the items in a sweep's folder, if they are of `scenario`; nothing is written.
+///
+/// # Errors
+/// As [`write_tables`], and when they are of another scenario.
+pub fn comparison_of(folder: &Path, scenario: &Scenario) -> Result<Vec<ComparisonRow>, SweepError> {
+    let (items, _) = read_sorted(folder)?;
+    for item in &items {
+        belongs_to(&item.path(folder), item, scenario)?;
+    }
+    Ok(compare_all(&items, &scenario.baseline))
 }
 
 /// Whether an item was made for this scenario by this version.

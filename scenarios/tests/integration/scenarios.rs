@@ -58,6 +58,7 @@ fn cells_are_fleets_by_workloads_by_rates() {
             "a100-1_l4-1--tree--own-rate",
         ]
     );
+    // The second half of the fleet keeps its defaults.
     let blocks: Vec<_> = scenario
         .cluster(&scenario.cells[3])
         .unwrap()
@@ -120,6 +121,10 @@ fn what_is_wrong_is_named() {
     assert!(error.starts_with("s.toml: `fleets` is empty"), "{error}");
     let error = error_with("engine.a100", "engine.a30");
     assert_eq!(error, "s.toml: `engine.a30` is in no fleet: leave it out");
+    let factor = |value: &str| format!("seeds = 2\nstep_time_factor = {{ l4 = {value} }}");
+    assert!(parse(&SMALL.replace("seeds = 2", &factor("1.5"))).is_ok());
+    let error = error_with("seeds = 2", &factor("0.0"));
+    assert_eq!(error, "s.toml: `step_time_factor.l4` is 0, expected 0.01 to 100");
     let error = error_with("preset = \"share47\"", "preset = \"share48\"");
     assert!(error.contains("\"share48\" is unknown; there are: demo"), "{error}");
     let error = error_with("preset = \"share47\"", "");

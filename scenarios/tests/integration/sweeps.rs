@@ -30,8 +30,8 @@ fn sweep(options: &SweepOptions, threads: usize, folder: &Path) -> Result<usize,
 }
 
 fn whole(folder: &Path) -> (Merged, BTreeMap<String, Vec<u8>>) {
-    assert_eq!(sweep(&options("1/1"), 1, folder).unwrap(), 6 * 4 * 2);
-    let merged = write_tables(folder, None).unwrap();
+    assert_eq!(sweep(&options("1/1"), 1, folder).expect("it runs"), 6 * 4 * 2);
+    let merged = write_tables(folder, None).expect("tables");
     (merged, files_of(folder))
 }
 
