@@ -4,8 +4,10 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use lodestar_scenarios::scenario::{Scenario, catalog_text, read_scenario, scenario_names};
-use lodestar_scenarios::sweep::{Agreement, comparison_of};
+use lodestar_scenarios::scenario::{
+    Scenario, catalog_text, read_axes, read_scenario, scenario_names,
+};
+use lodestar_scenarios::sweep::{Agreement, comparison_of, saturate};
 
 /// Check, list and show scenarios
 #[derive(Args, Debug)]
@@ -22,6 +24,8 @@ enum ScenarioCommand {
     List,
     /// Put a sweep beside what the scenario's authors measured on real machines
     Compare(CompareArgs),
+    /// Find the highest rate that each fleet keeps up with, for `loads`
+    Saturate(FileArgs),
     /// Print the file of a scenario that comes with Lodestar, to start one's own from
     Show(NameArgs),
 }
@@ -51,6 +55,7 @@ pub(crate) fn run(args: &ScenarioArgs) -> anyhow::Result<()> {
         ScenarioCommand::Check(args) => check(&read_scenario(&args.scenario)?),
         ScenarioCommand::Compare(args) => compare(args),
         ScenarioCommand::List => list(),
+        ScenarioCommand::Saturate(args) => find_knees(&args.scenario),
         ScenarioCommand::Show(args) => show(&args.name),
     }
 }
@@ -91,6 +96,22 @@ fn list() -> anyhow::Result<()> {
         let scenario = read_scenario(name)?;
         let description = scenario.description.trim().replace('\n', " ");
         writeln!(out, "{name:<20} {:>3} cells  {description}", scenario.cells.len())?;
+    }
+    Ok(())
+}
+
+fn find_knees(path_or_name: &str) -> anyhow::Result<()> {
+    let scenario = read_axes(path_or_name)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "# under {}; P99 of TTFT idle and at the knee", scenario.baseline)?;
+    for cell in &scenario.cells {
+        let knee = saturate(&scenario, cell)?;
+        let (idle, loaded) = (knee.idle_p99_ms, knee.knee_p99_ms);
+        writeln!(
+            out,
+            "{}: knee_rps = {{ \"{}\" = {} }}  # {idle:.0} and {loaded:.0} ms",
+            knee.workload, knee.fleet, knee.knee_rps
+        )?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ pub use cells::Cell;
 pub use contender::{Contender, Kind, Runner, contenders};
 pub use content::Content;
 pub use error::ScenarioError;
-pub use find::{catalog_text, read_scenario, scenario_names};
+pub use find::{catalog_text, read_axes, read_scenario, scenario_names};
 
 use std::collections::BTreeMap;
 

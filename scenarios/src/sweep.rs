@@ -13,6 +13,7 @@ mod merge;
 mod progress;
 mod published;
 mod results;
+mod saturate;
 mod text;
 
 use std::collections::BTreeSet;
@@ -34,6 +35,7 @@ pub use measure::{InstanceSeries, Measured, Series};
 pub use merge::{Merged, comparison_of, merge, write_tables};
 pub use progress::{Leader, Standing};
 pub use published::{Agreement, CellAgreement, Pair, Published, read_published};
+pub use saturate::{Knee, SaturateError, saturate};
 
 use crate::digest::trace_sha256;
 use crate::scenario::{Cell, Contender, Scenario, ScenarioError};

@@ -18,13 +18,14 @@ const GPU_MEMORY_UTILIZATION: f64 = 0.92;
 /// Llama-3.1-8B reports 41,408 KV tokens, which implies 1.3 GB (LLMServingSim's engine log, vLLM 0.19).
 const OVERHEAD_BYTES: u64 = 1_300_000_000;
 
-const PROFILES: [&str; 9] = [
+const PROFILES: [&str; 10] = [
     include_str!("../profiles/a100.toml"),
     include_str!("../profiles/h100.toml"),
     include_str!("../profiles/h200.toml"),
     include_str!("../profiles/l40s.toml"),
     include_str!("../profiles/l4.toml"),
     include_str!("../profiles/a30.toml"),
+    include_str!("../profiles/v100.toml"),
     include_str!("../profiles/l20.toml"),
     include_str!("../profiles/rtx4090.toml"),
     include_str!("../profiles/rtx-pro-6000.toml"),
@@ -495,7 +496,7 @@ mod tests {
         assert_eq!(
             message("a10", "llama-3.1-8b"),
             "unknown GPU `a10` (did you mean `a100`?); known are a100, h100, h200, l40s, l4, a30, \
-             l20, rtx4090, rtx-pro-6000"
+             v100, l20, rtx4090, rtx-pro-6000"
         );
         assert_eq!(
             message("l4", "llama-3.1-70b"),

@@ -1,14 +1,25 @@
 //! Scenarios by path or by name.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Scenario;
 use super::cells::Origins;
 use super::error::ScenarioError;
 
 /// The scenarios that come with Lodestar.
-const CATALOG: [(&str, &str); 1] = [("paper-a30", include_str!("../../catalog/paper-a30.toml"))];
+const CATALOG: [(&str, &str); 10] = [
+    ("paper-a30", include_str!("../../catalog/paper-a30.toml")),
+    ("paper-hetero", include_str!("../../catalog/paper-hetero.toml")),
+    ("mooncake", include_str!("../../catalog/mooncake.toml")),
+    ("azure-code", include_str!("../../catalog/azure-code.toml")),
+    ("azure-conversation", include_str!("../../catalog/azure-conversation.toml")),
+    ("chat", include_str!("../../catalog/chat.toml")),
+    ("agents", include_str!("../../catalog/agents.toml")),
+    ("long-context", include_str!("../../catalog/long-context.toml")),
+    ("diurnal", include_str!("../../catalog/diurnal.toml")),
+    ("drift", include_str!("../../catalog/drift.toml")),
+];
 
 /// Files that these name.
 const BESIDE: [(&str, &str); 1] =
@@ -34,8 +45,33 @@ pub fn catalog_text(name: &str) -> Option<&'static str> {
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn read_scenario(path_or_name: &str) -> Result<Scenario, ScenarioError> {
+    let (folder, text) = text_of(path_or_name)?;
+    Origins { path: path_or_name, folder: &folder }.scenario(&text)
+}
+
+/// The same without its rates: a cell for each fleet and workload. Loads need knees, and to find these one
+/// needs a scenario without them.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn read_axes(path_or_name: &str) -> Result<Scenario, ScenarioError> {
+    let (folder, text) = text_of(path_or_name)?;
+    let toml_error =
+        |source| ScenarioError::Toml { path: path_or_name.to_owned(), source: Box::new(source) };
+    let mut table: toml::Table = text.parse().map_err(toml_error)?;
+    let workloads = table.get_mut("workload").and_then(toml::Value::as_array_mut);
+    for workload in workloads.into_iter().flatten().filter_map(toml::Value::as_table_mut) {
+        for key in ["rates_rps", "loads", "knee_rps"] {
+            workload.remove(key);
+        }
+    }
+    Origins { path: path_or_name, folder: &folder }.scenario(&table.to_string())
+}
+
+/// A scenario's folder and text. The catalog's have no folder.
+fn text_of(path_or_name: &str) -> Result<(PathBuf, String), ScenarioError> {
     if let Some(text) = catalog_text(path_or_name) {
-        return Origins { path: path_or_name, folder: Path::new("") }.scenario(text);
+        return Ok((PathBuf::new(), text.to_owned()));
     }
     let path = Path::new(path_or_name);
     if !path.exists() {
@@ -44,8 +80,7 @@ pub fn read_scenario(path_or_name: &str) -> Result<Scenario, ScenarioError> {
     }
     let text = fs::read_to_string(path)
         .map_err(|source| ScenarioError::Io { path: path_or_name.to_owned(), source })?;
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    Origins { path: path_or_name, folder }.scenario(&text)
+    Ok((path.parent().map_or_else(PathBuf::new, Path::to_path_buf), text))
 }
 
 fn nearest(asked: &str) -> String {

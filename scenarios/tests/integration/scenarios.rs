@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use lodestar_scenarios::scenario::{Scenario, read_scenario, scenario_names};
+use lodestar_scenarios::scenario::{Scenario, read_axes, read_scenario, scenario_names};
+use lodestar_scenarios::sweep::saturate;
 
 pub(crate) const SMALL: &str = r#"
 name = "small"
@@ -148,4 +149,21 @@ fn every_scenario_of_the_catalog_can_be_swept() {
             assert!(requests.is_ok_and(|requests| !requests.is_empty()), "{}", cell.id);
         }
     }
+}
+
+#[test]
+fn a_knee_is_where_ttft_leaves_that_of_an_idle_fleet() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.toml");
+    // Loads without a knee: the state from which one looks for it.
+    let text = SMALL.replace("rates_rps = [8, 16.5]", "loads = [0.5]");
+    fs::write(&path, text.replace("requests = 60", "requests = 400")).unwrap();
+    let axes = read_axes(path.to_str().unwrap()).unwrap();
+    assert_eq!(axes.cells.len(), 4, "two fleets, two workloads");
+    let [two, unequal] = [0, 2].map(|cell| saturate(&axes, &axes.cells[cell]).unwrap());
+    assert_eq!((two.fleet.as_str(), unequal.workload.as_str()), ("a100:2", "share47"));
+    assert!(two.knee_p99_ms <= 4.0 * two.idle_p99_ms, "{two:?}");
+    // Two A100 are worth more than one and an L4, and prompts of 4,700 tokens take them 0.3 s each.
+    assert!(two.knee_rps > 1.2 * unequal.knee_rps, "{two:?} {unequal:?}");
+    assert!((2.0..20.0).contains(&two.knee_rps), "{two:?}");
 }
