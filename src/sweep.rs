@@ -61,6 +61,13 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
         resume: args.resume,
     };
     let sweep = Sweep::new(read_scenario(&args.scenario)?, &options, &args.out)?;
+    if sweep.is_empty() {
+        writeln!(
+            io::stderr(),
+            "note: there are fewer cells and seeds than shards; none is left for this one"
+        )?;
+        return Ok(true);
+    }
     let progress = SweepProgress::new(sweep.total());
     let outcome = sweep.run(args.threads.get(), &|standing| progress.show(standing));
     drop(progress);

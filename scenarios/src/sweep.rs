@@ -79,6 +79,7 @@ pub struct Sweep {
     /// Cells and seeds of which something is missing.
     groups: Vec<Group>,
     total: usize,
+    is_empty: bool,
 }
 
 /// The runs that see the same requests.
@@ -127,8 +128,10 @@ impl Sweep {
         let seeds = 1..=options.seeds.unwrap_or(scenario.seeds);
         let all = (0..scenario.cells.len()).flat_map(|cell| seeds.clone().map(move |s| (cell, s)));
         let mut total = 0;
+        let mut is_empty = true;
         let mut groups = Vec::new();
         for (cell_index, seed) in all.skip(options.shard.number - 1).step_by(options.shard.of) {
+            is_empty = false;
             let cell = &scenario.cells[cell_index].id;
             let is_missing =
                 |index: &usize| !done.contains(&item_path(folder, cell, labels[*index], seed));
@@ -141,12 +144,25 @@ impl Sweep {
         // A folder nobody can write to is found now.
         std::fs::create_dir_all(folder)
             .map_err(|source| SweepError::Write { path: folder.to_owned(), source })?;
-        Ok(Self { scenario, contenders, baseline, folder: folder.to_owned(), groups, total })
+        Ok(Self {
+            scenario,
+            contenders,
+            baseline,
+            folder: folder.to_owned(),
+            groups,
+            total,
+            is_empty,
+        })
     }
 
     /// How many runs are to be made.
     pub fn total(&self) -> usize {
         self.total
+    }
+
+    /// Whether its part of the sweep has no runs at all, made or not.
+    pub const fn is_empty(&self) -> bool {
+        self.is_empty
     }
 
     /// Makes all runs, on `threads` threads or one a core. `on_run` is called after each, from all of them.

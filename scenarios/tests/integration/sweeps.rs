@@ -163,6 +163,9 @@ fn what_does_not_belong_together_is_not_merged() {
     let error = write_tables(&a, None).unwrap_err().to_string();
     assert!(error.contains("it belongs at runs/a100-2--share47--8rps/random/2.json"), "{error}");
     let empty = folder.path().join("empty");
+    // More shards than cells and seeds: the last ones have nothing to do, and merging them adds nothing.
+    let idle = Sweep::new(scenario(), &options("14/14"), &empty).unwrap();
+    assert!(idle.is_empty() && idle.total() == 0);
     let error = write_tables(&empty, None).unwrap_err().to_string();
     assert!(error.contains("holds no runs of a sweep"), "{error}");
 }

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Runs `lodestar sweep` as shards on a Ray cluster and merges what they leave.
+
+    pip install ray
+    scripts/sweep_on_ray.py paper-a30 --shards 16 --out out/paper-a30 -- --seeds 5
+
+What follows `--` goes to `lodestar sweep`. The binary and a scenario file travel with the tasks, so nodes need
+neither a shared folder nor Lodestar; traces that a scenario names have to lie at the same place on every node.
+A shard that is lost with its node is run again. Connects to the cluster of RAY_ADDRESS, or starts a local one.
+"""
+
+import argparse
+import io
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+import ray
+
+
+def sweep_shard(binary: bytes, scenario: str, text: bytes | None, shard: str, options: list[str]):
+    """Runs one shard; returns its runs as a tar archive, and what it said if it went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        program = root / "lodestar"
+        program.write_bytes(binary)
+        program.chmod(0o755)
+        if text is not None:
+            scenario = str(root / "scenario.toml")
+            pathlib.Path(scenario).write_bytes(text)
+        command = [program, "sweep", scenario, "--shard", shard, "--out", root / "out", "--threads", "1"]
+        run = subprocess.run([*command, *options], capture_output=True, text=True)
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+            if (root / "out" / "runs").exists():
+                tar.add(root / "out" / "runs", "runs")
+        return archive.getvalue(), run.returncode, run.stderr
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="What follows -- goes to `lodestar sweep`."
+    )
+    parser.add_argument("scenario", help="a scenario file, or the name of one that comes with Lodestar")
+    parser.add_argument("--shards", type=int, required=True, help="parts, one core each")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the runs and the tables")
+    parser.add_argument("--binary", type=pathlib.Path, default="target/release/lodestar")
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args, options = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
+
+    ray.init()
+    path = pathlib.Path(args.scenario)
+    text = path.read_bytes() if path.exists() else None
+    binary = ray.put(args.binary.read_bytes())
+    task = ray.remote(num_cpus=1, max_retries=3)(sweep_shard)
+    shards = {
+        task.remote(binary, args.scenario, text, f"{number}/{args.shards}", options): number
+        for number in range(1, args.shards + 1)
+    }
+    folders, worst, waiting = [], 0, list(shards)
+    while waiting:
+        [ready], waiting = ray.wait(waiting)
+        archive, code, said = ray.get(ready)
+        number = shards[ready]
+        folder = args.out / "shards" / str(number)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(folder, filter="data")
+        if (folder / "runs").exists():
+            folders.append(folder)
+        # 1: some runs failed, which their files say. 2: the shard could not run.
+        worst = max(worst, code)
+        done = args.shards - len(waiting)
+        problem = f" (shard {number}: {said.strip()})" if code else ""
+        print(f"{done} of {args.shards} shards{problem}", file=sys.stderr)
+    if worst > 1 or not folders:
+        return worst or 2
+    return subprocess.run([args.binary, "merge", *folders, "--out", args.out]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
