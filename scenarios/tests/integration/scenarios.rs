@@ -4,6 +4,7 @@ use std::fs;
 
 use lodestar_scenarios::scenario::{Scenario, read_axes, read_scenario, scenario_names};
 use lodestar_scenarios::sweep::saturate;
+use lodestar_traces::Arrival;
 
 pub(crate) const SMALL: &str = r#"
 name = "small"
@@ -166,4 +167,34 @@ fn a_knee_is_where_ttft_leaves_that_of_an_idle_fleet() {
     // Two A100 are worth more than one and an L4, and prompts of 4,700 tokens take them 0.3 s each.
     assert!(two.knee_rps > 1.2 * unequal.knee_rps, "{two:?} {unequal:?}");
     assert!((2.0..20.0).contains(&two.knee_rps), "{two:?}");
+}
+
+#[test]
+fn a_trace_lies_beside_its_scenario_and_is_sped_up_to_a_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    let requests = crate::fixtures::requests(201);
+    let trace = folder.path().join("t.jsonl");
+    lodestar_traces::write(&trace, lodestar_traces::Format::LodestarJsonl, &requests).unwrap();
+    let start = SMALL.find("[[workload]]").unwrap();
+    let text = format!(
+        "{}[[workload]]\nname = \"t\"\ntrace = \"t.jsonl\"\nrequests = 101\nrates_rps = [10.1, 40.4]\n",
+        &SMALL[..start]
+    );
+    let path = folder.path().join("s.toml");
+    fs::write(&path, text).unwrap();
+    let scenario = read_scenario(path.to_str().unwrap()).unwrap();
+    let spans = [0, 1].map(|cell| {
+        let cell = &scenario.cells[cell];
+        let requests = cell.content.requests(cell.rate_rps, 1).unwrap();
+        assert_eq!(requests.len(), 101);
+        match requests[100].arrival {
+            Arrival::At { ns } => ns,
+            Arrival::After { .. } => panic!("the trace is open loop"),
+        }
+    });
+    // 101 requests at 10.1 and 40.4 per second.
+    assert!(
+        spans[0].abs_diff(10_000_000_000) < 10 && spans[1].abs_diff(2_500_000_000) < 10,
+        "{spans:?}"
+    );
 }

@@ -1,0 +1,65 @@
+//! What `lodestar sweep` tells the shell.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// One workload that can be made, and one whose trace is not there.
+const SCENARIO: &str = r#"
+name = "half"
+description = "Half of it works."
+fleets = ["a100:2"]
+policies = ["random", "prefix-cache"]
+
+[[workload]]
+name = "share9"
+preset = "share9"
+requests = 20
+
+[[workload]]
+name = "gone"
+trace = "gone.jsonl"
+"#;
+
+fn sweep(folder: &Path, more: &[&str]) -> Output {
+    let scenario = folder.join("s.toml");
+    fs::write(&scenario, SCENARIO).expect("written");
+    Command::new(env!("CARGO_BIN_EXE_lodestar"))
+        .arg("sweep")
+        .arg(scenario)
+        .arg("--out")
+        .arg(folder.join("out"))
+        .args(more)
+        .output()
+        .expect("it starts")
+}
+
+#[test]
+fn failed_runs_are_exit_code_1_and_the_others_are_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = sweep(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.matches("failed: ").count(), 2, "{said}");
+    let results = fs::read_to_string(folder.path().join("out/results.csv")).expect("a table");
+    let good = |line: &&str| line.contains(",share9,") && line.contains(",20,20,0,");
+    assert_eq!(results.lines().filter(good).count(), 2, "{results}");
+}
+
+#[test]
+fn what_cannot_start_is_exit_code_2_and_leaves_nothing() {
+    for (wrong, answer) in [
+        (["--policies", "randm"], "did you mean \"random\"?"),
+        (["--policies", "random"], "the baseline prefix-cache is not among the policies (random)"),
+        (["--baseline", "least-kv"], "the baseline least-kv is not among the policies"),
+        (["--shard", "3/2"], "`3/2` is not a shard"),
+        (["--seeds", "0"], "invalid value '0'"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = sweep(folder.path(), &wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(answer), "{said}");
+        assert!(!folder.path().join("out").exists(), "{wrong:?}");
+    }
+}
