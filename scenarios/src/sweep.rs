@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod comparison;
+mod consistency;
 mod error;
 mod item;
 mod measure;
@@ -39,6 +40,7 @@ pub use saturate::{Knee, SaturateError, saturate};
 
 use crate::digest::trace_sha256;
 use crate::scenario::{Cell, Contender, Scenario, ScenarioError};
+use consistency::Consistency;
 use item::{Asked, item_path, item_paths, write_atomically};
 use progress::Tally;
 
@@ -124,7 +126,7 @@ impl Sweep {
             let policies = labels.join(", ");
             return Err(ScenarioError::NoBaseline { baseline, policies }.into());
         }
-        let done = done(folder, &scenario, options.resume)?;
+        let done = done(folder, Consistency::of(&scenario, &contenders), options.resume)?;
         let seeds = 1..=options.seeds.unwrap_or(scenario.seeds);
         let all = (0..scenario.cells.len()).flat_map(|cell| seeds.clone().map(move |s| (cell, s)));
         let mut total = 0;
@@ -263,7 +265,11 @@ impl CellIdentity {
 }
 
 /// The runs that need not be made again: those of this scenario that ended.
-fn done(folder: &Path, scenario: &Scenario, resume: bool) -> Result<BTreeSet<PathBuf>, SweepError> {
+fn done(
+    folder: &Path,
+    mut expected: Consistency,
+    resume: bool,
+) -> Result<BTreeSet<PathBuf>, SweepError> {
     let paths = item_paths(folder)?;
     if !resume && !paths.is_empty() {
         return Err(SweepError::NotEmpty { folder: folder.to_owned(), items: paths.len() });
@@ -271,7 +277,7 @@ fn done(folder: &Path, scenario: &Scenario, resume: bool) -> Result<BTreeSet<Pat
     let mut done = BTreeSet::new();
     for path in paths {
         let item = Item::read(&path)?;
-        merge::belongs_to(&path, &item, scenario)?;
+        expected.check(&path, &item)?;
         if item.measured().is_some() {
             done.insert(path);
         }

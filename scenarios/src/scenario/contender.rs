@@ -47,6 +47,11 @@ impl Runner {
         }
     }
 
+    /// With all parameters, in one line.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a runner holds only what JSON can")
+    }
+
     /// What sort of opponent it is.
     pub const fn kind(&self) -> Kind {
         match self {

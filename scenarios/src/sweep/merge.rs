@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::comparison::{ComparisonRow, PolicySummary, compare_all, summarise};
+use super::consistency::Consistency;
 use super::error::SweepError;
 use super::item::{Item, ItemOutcome, item_paths, write_atomically};
 use super::results;
@@ -45,7 +46,7 @@ pub fn merge(
     }
     // All is read before anything is written.
     let mut chosen: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
-    let mut first: Option<(PathBuf, Item)> = None;
+    let mut consistency = Consistency::default();
     for folder in &sources {
         let paths = item_paths(folder)?;
         // A shard of more than there are cells and seeds leaves an empty folder.
@@ -54,10 +55,7 @@ pub fn merge(
         }
         for path in paths {
             let item = Item::read(&path)?;
-            match &first {
-                None => first = Some((path.clone(), item.clone())),
-                Some((first_path, first)) => of_one_sweep((first_path, first), (&path, &item))?,
-            }
+            consistency.check(&path, &item)?;
             choose(&mut chosen, item.path(out), path, &item)?;
         }
     }
@@ -97,7 +95,7 @@ fn choose(
 /// # Errors
 /// When there are no items, some are damaged, or the baseline is not among them.
 pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, SweepError> {
-    let (items, failed) = read_sorted(folder)?;
+    let (items, failed) = read_sorted(folder, Consistency::default())?;
     let first = &items[0];
     let baseline = baseline.unwrap_or(&first.baseline).to_owned();
     if !items.iter().any(|item| item.policy == baseline) {
@@ -118,16 +116,15 @@ pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, Swe
 
 /// The items of a sweep's folder, without what no table has; by cell, policy and seed. And those that failed.
 #[expect(clippy::type_complexity, reason = "two lists, named in the line above")]
-fn read_sorted(folder: &Path) -> Result<(Vec<Item>, Vec<(PathBuf, String)>), SweepError> {
+fn read_sorted(
+    folder: &Path,
+    mut consistency: Consistency,
+) -> Result<(Vec<Item>, Vec<(PathBuf, String)>), SweepError> {
     let mut items: Vec<Item> = Vec::new();
     let mut failed = Vec::new();
-    let mut first_path = PathBuf::new();
     for path in item_paths(folder)? {
         let mut item = Item::read(&path)?;
-        match items.first() {
-            None => first_path.clone_from(&path),
-            Some(first) => of_one_sweep((&first_path, first), (&path, &item))?,
-        }
+        consistency.check(&path, &item)?;
         match &mut item.outcome {
             ItemOutcome::Failed(problem) => failed.push((path, problem.clone())),
             // No table has them, and of a large sweep they would fill the memory.
@@ -151,44 +148,6 @@ fn read_sorted(folder: &Path) -> Result<(Vec<Item>, Vec<(PathBuf, String)>), Swe
 /// # Errors
 /// As [`write_tables`], and when they are of another scenario.
 pub fn comparison_of(folder: &Path, scenario: &Scenario) -> Result<Vec<ComparisonRow>, SweepError> {
-    let (items, _) = read_sorted(folder)?;
-    for item in &items {
-        belongs_to(&item.path(folder), item, scenario)?;
-    }
+    let (items, _) = read_sorted(folder, Consistency::of(scenario, &[]))?;
     Ok(compare_all(&items, &scenario.baseline))
-}
-
-/// Whether an item was made for this scenario by this version.
-pub(super) fn belongs_to(path: &Path, item: &Item, scenario: &Scenario) -> Result<(), SweepError> {
-    let asked = Path::new("the scenario");
-    differ(asked, path, "version", env!("CARGO_PKG_VERSION"), &item.lodestar_version)?;
-    differ(asked, path, "scenario's name", &scenario.name, &item.scenario)?;
-    differ(asked, path, "scenario's digest", &scenario.sha256, &item.scenario_sha256)
-}
-
-fn of_one_sweep(first: (&Path, &Item), second: (&Path, &Item)) -> Result<(), SweepError> {
-    let ((a, first), (b, second)) = (first, second);
-    differ(a, b, "version", &first.lodestar_version, &second.lodestar_version)?;
-    differ(a, b, "scenario's name", &first.scenario, &second.scenario)?;
-    differ(a, b, "scenario's digest", &first.scenario_sha256, &second.scenario_sha256)?;
-    differ(a, b, "scenario's baseline", &first.baseline, &second.baseline)
-}
-
-fn differ(
-    first: &Path,
-    second: &Path,
-    what: &'static str,
-    first_has: &str,
-    second_has: &str,
-) -> Result<(), SweepError> {
-    if first_has == second_has {
-        return Ok(());
-    }
-    Err(SweepError::Mixed {
-        first: first.to_owned(),
-        second: second.to_owned(),
-        what,
-        first_has: first_has.to_owned(),
-        second_has: second_has.to_owned(),
-    })
 }

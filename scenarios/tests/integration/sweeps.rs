@@ -152,6 +152,11 @@ fn what_does_not_belong_together_is_not_merged() {
     Sweep::new(other, &options("2/6"), &b).unwrap().run(None, &|_| ()).unwrap();
     let error = merge(&[a.clone(), b], &folder.path().join("out"), None).unwrap_err().to_string();
     assert!(error.contains("differ in their scenario's digest"), "{error}");
+    // A label that stood for something else when the runs were made.
+    let other = parse(&SMALL.replace("stddev_factor = 2.0", "stddev_factor = 2.5")).unwrap();
+    let resume = SweepOptions { resume: true, ..options("1/1") };
+    let error = Sweep::new(other, &resume, &a).unwrap_err().to_string();
+    assert!(error.contains("differ in their policy's parameters"), "{error}");
     assert!(!folder.path().join("out").exists(), "nothing is written before all is read");
 
     let item = a.join("runs/a100-2--share47--8rps/random/1.json");
