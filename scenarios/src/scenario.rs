@@ -1,6 +1,6 @@
 //! A scenario: which requests, at which rates, on which fleets, under which policies, how often.
 //!
-//! It is a TOML file ([`file::ScenarioFile`]) that a person can read and change; `docs/scenarios.md`
+//! It is a TOML file (`file.rs`) that a person can read and change; `docs/scenarios.md`
 //! describes the keys. Read and checked it is a [`Scenario`], whose cells (fleet by workload by rate) have a
 //! fixed order, so that shards on different machines agree on what the n-th is.
 
