@@ -10,8 +10,9 @@ use lodestar_scenarios::calibrate::write_atomically;
 use lodestar_scenarios::calibrate_requests::{
     Estimate, LogToFit, RequestFit, calibrate_requests, request_profile_toml,
 };
+use lodestar_scenarios::read_profile;
 
-use crate::validate::{EngineFlags, points, read_log, read_profile, write_errors};
+use crate::validate::{EngineFlags, points, read_log, write_errors};
 
 /// Fit a GPU's step times to per-request logs of instances that ran on it, with the simulator in the loop
 #[derive(Args, Debug)]

@@ -22,7 +22,8 @@ use crate::read_options::ReadFlags;
 pub(crate) struct ReplayArgs {
     /// The trace: Azure, BurstGPT, Mooncake, ShareGPT and others, plain or compressed (docs/formats.md)
     trace: PathBuf,
-    /// Instances by GPU, such as a100:4,h100:2,l4:2; h100x4:2 is two instances of four GPUs each
+    /// Instances by GPU, such as a100:4,h100:2,l4:2; h100x4:2 is two instances of four GPUs each, and
+    /// ./my-gpu.toml:4 four of a profile of your own
     #[arg(long)]
     fleet: String,
     /// The model that every instance serves

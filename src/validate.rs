@@ -8,11 +8,11 @@ use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args};
 use flate2::read::MultiGzDecoder;
 use lodestar_plots::{ValidationFigure, ValidationPoint};
-use lodestar_scenarios::Fleet;
 use lodestar_scenarios::validate::{
     Assessment, ErrorStatistics, LogFleet, MeasuredLog, Overhead, Pair, Prompts, Validation, assess,
 };
-use lodestar_sim::catalog::{self, GpuProfile, MeasuredEngine};
+use lodestar_scenarios::{Fleet, read_profile};
+use lodestar_sim::catalog::MeasuredEngine;
 use lodestar_traces::{ReadOptions, read_all};
 
 /// Replay a measured log through the simulator, request by request where it was served, and compare
@@ -105,16 +105,6 @@ pub(crate) fn read_log(path: &Path) -> anyhow::Result<MeasuredLog> {
         writeln!(io::stderr(), "note: {}: {note}", path.display())?;
     }
     Ok(log)
-}
-
-/// A profile of the catalog, or of a file.
-pub(crate) fn read_profile(name: &str) -> anyhow::Result<GpuProfile> {
-    let path = Path::new(name);
-    if path.extension().is_none_or(|extension| extension != "toml") {
-        return Ok(catalog::profile(name)?);
-    }
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-    GpuProfile::parse(&text).with_context(|| name.to_owned())
 }
 
 /// What a figure shows of requests.

@@ -1,13 +1,16 @@
 //! A fleet as people write it: `a100:4,h100:2,l4:2`.
 //!
-//! `h100x4:2` is two instances of four GPUs each, tensor parallel. Only counts of GPUs. What an instance of a GPU is (KV capacity, step time, limits) is looked up in
-//! the simulator's catalog, because a fleet typed by hand should not be able to disagree with it.
+//! `h100x4:2` is two instances of four GPUs each, tensor parallel. Only counts of GPUs: what an instance of a
+//! GPU is (KV capacity, step time, limits) is looked up in the simulator's catalog, or in the profile's file
+//! that stands in the place of a name (`./my-gpu.toml:4`), because a fleet typed by hand should not be able
+//! to disagree with it.
 
-use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, fs, io};
 
 use lodestar_sim::InstanceConfig;
-use lodestar_sim::catalog::{self, CatalogError};
+use lodestar_sim::catalog::{self, CatalogError, GpuProfile, ProfileError};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::StepTimeTrust;
@@ -25,7 +28,7 @@ pub struct Fleet {
 /// Instances on the same GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The GPU, by its name in the catalog, or several of them as in `h100x4`.
+    /// The GPU, by its name in the catalog, or several of them as in `h100x4`, or a profile's file.
     pub gpu: String,
     /// How many instances.
     pub count: u32,
@@ -57,6 +60,29 @@ pub enum FleetError {
     /// More than anybody means.
     #[error("the fleet has more than {MAX_INSTANCES} instances")]
     TooLarge,
+    /// A profile's file cannot be read.
+    #[error(
+        "cannot read the GPU profile {path}: give the name of a GPU or a file like those that `lodestar calibrate` writes"
+    )]
+    ReadProfile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file is not a profile.
+    #[error("{path} is not a GPU profile")]
+    Profile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: ProfileError,
+    },
+    /// Two groups whose instances would have the same names.
+    #[error(
+        "the fleet has two groups of instances called {0}: give the profile in the file another `gpu`"
+    )]
+    SameName(String),
     /// The catalog does not know the GPU or the model, or they do not fit.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -76,7 +102,7 @@ impl Fleet {
     /// How far the step times of each group can be trusted when it serves `model`.
     pub fn step_times(&self, model: &str) -> Result<Vec<StepTimeTrust>, FleetError> {
         let trust = |group: &Group| {
-            let profile = catalog::profile(&group.gpu)?;
+            let profile = read_profile(&group.gpu)?;
             let on_gpu = profile.on(model)?;
             Ok(StepTimeTrust {
                 gpu: group.gpu.clone(),
@@ -87,13 +113,22 @@ impl Fleet {
         self.groups.iter().map(trust).collect()
     }
 
-    /// The instances, each serving `model`, named `<gpu>-<number within the group>`.
+    /// The instances, each serving `model`, named `<gpu>-<number within the group>`. Those of a group share
+    /// the table of their step times.
     pub fn instances(&self, model: &str) -> Result<Vec<InstanceConfig>, FleetError> {
         let mut instances = Vec::with_capacity(self.instance_count() as usize);
         for Group { gpu, count } in &self.groups {
-            for index in 0..*count {
-                instances.push(catalog::instance(gpu, model, format!("{gpu}-{index}"))?);
+            let profile = read_profile(gpu)?;
+            let engine = profile.default_engine(model)?;
+            let gpu = if is_file(gpu) { &profile.gpu } else { gpu };
+            let first = profile.on(model)?.instance(&profile, engine, format!("{gpu}-0"));
+            if instances.iter().any(|other: &InstanceConfig| other.name == first.name) {
+                return Err(FleetError::SameName(gpu.clone()));
             }
+            instances.extend((1..*count).fold(vec![first], |mut group, index| {
+                group.push(InstanceConfig { name: format!("{gpu}-{index}"), ..group[0].clone() });
+                group
+            }));
         }
         assert!(!instances.is_empty(), "a fleet has at least one instance");
         Ok(instances)
@@ -120,13 +155,32 @@ impl FromStr for Fleet {
     }
 }
 
+/// The profile of a GPU of the catalog, or in a file whose name ends in `.toml`.
+///
+/// # Errors
+/// When there is no such GPU, or the file is not a profile.
+pub fn read_profile(gpu: &str) -> Result<GpuProfile, FleetError> {
+    if !is_file(gpu) {
+        return Ok(catalog::profile(gpu)?);
+    }
+    let path = Path::new(gpu);
+    let text = fs::read_to_string(path)
+        .map_err(|source| FleetError::ReadProfile { path: path.to_owned(), source })?;
+    GpuProfile::parse(&text).map_err(|source| FleetError::Profile { path: path.to_owned(), source })
+}
+
+fn is_file(gpu: &str) -> bool {
+    Path::new(gpu).extension().is_some_and(|extension| extension == "toml")
+}
+
 fn parse_group(fleet: &str, part: &str) -> Result<Group, FleetError> {
     let part = part.trim();
     if part.is_empty() {
         return Err(FleetError::EmptyPart(fleet.to_owned()));
     }
-    let (gpu, count) = part.split_once(':').ok_or_else(|| FleetError::NoCount(part.to_owned()))?;
-    let (gpu, count) = (gpu.trim().to_ascii_lowercase(), count.trim());
+    let (gpu, count) = part.rsplit_once(':').ok_or_else(|| FleetError::NoCount(part.to_owned()))?;
+    let (gpu, count) = (gpu.trim(), count.trim());
+    let gpu = if is_file(gpu) { gpu.to_owned() } else { gpu.to_ascii_lowercase() };
     if gpu.is_empty() {
         return Err(FleetError::EmptyPart(fleet.to_owned()));
     }
@@ -220,6 +274,29 @@ mod tests {
         assert_eq!(error_of("a100:1,a100:2"), "a100 occurs twice in the fleet: add the counts up");
         assert_eq!(error_of("a100:4000,l4:97"), "the fleet has more than 4096 instances");
         assert_eq!(error_of("a100:1,l4:4294967295"), "the fleet has more than 4096 instances");
+    }
+
+    #[test]
+    fn a_profile_may_lie_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Mine.toml");
+        let text = include_str!("../../sim/profiles/l4.toml");
+        fs::write(&path, text.replace("gpu = \"l4\"", "gpu = \"mine\"")).unwrap();
+        let path = path.display();
+        let fleet: Fleet = format!("{path}:2,l4:1").parse().unwrap();
+        assert_eq!(fleet.to_string(), format!("{path}:2,l4:1"));
+        let instances = fleet.instances("llama-3.1-8b").unwrap();
+        let names: Vec<_> = instances.iter().map(|instance| instance.name.as_str()).collect();
+        assert_eq!(names, ["mine-0", "mine-1", "l4-0"]);
+        fs::write(path.to_string(), text).unwrap();
+        let error = fleet.instances("llama-3.1-8b").expect_err("both are called l4").to_string();
+        assert!(error.contains("two groups of instances called l4"), "{error}");
+        fs::write(path.to_string(), "gpu = 3").unwrap();
+        let error = fleet.instances("llama-3.1-8b").expect_err("no profile").to_string();
+        assert!(error.ends_with("Mine.toml is not a GPU profile"), "{error}");
+        let missing: Fleet = "no-such.toml:1".parse().unwrap();
+        let error = missing.instances("llama-3.1-8b").expect_err("no file").to_string();
+        assert!(error.starts_with("cannot read the GPU profile no-such.toml"), "{error}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub mod validate;
 
 pub use comparison::{Marks, compare};
 pub use digest::trace_sha256;
-pub use fleet::{Fleet, FleetError, Group};
+pub use fleet::{Fleet, FleetError, Group, read_profile};
 pub use load::{LoadError, load};
 pub use manifest::{ManifestError, Scenario, StepTimeTrust, TraceIdentity};
 pub use output::{OutputDir, OutputError};
