@@ -1,19 +1,20 @@
 //! Simulated requests and engine steps per second, and memory: `cargo bench -p lodestar-sim`.
 //!
-//! Items are requests, cycles are engine steps; `max alloc` is the most memory a run held, its results
-//! included. Recorded traces are used where they lie beside the checkout.
+//! Items are requests, cycles are engine steps. The most memory that a run held, its results included, is
+//! printed before its times, in bytes a request. Recorded traces are used where they lie beside the checkout.
 
 use std::path::Path;
 
+use divan::Bencher;
 use divan::counter::{CyclesCount, ItemsCount};
-use divan::{AllocProfiler, Bencher};
 use lodestar_router::{PolicyConfig, RouterConfig};
 use lodestar_sim::{ClusterConfig, catalog, simulate};
 use lodestar_traces::generate::{WorkloadConfig, generate};
 use lodestar_traces::{ReadOptions, TraceRequest, read_all};
+use peak_alloc::PeakAlloc;
 
 #[global_allocator]
-static ALLOC: AllocProfiler = AllocProfiler::system();
+static ALLOC: PeakAlloc = PeakAlloc;
 
 const POLICIES: [&str; 3] = ["round-robin", "least-request", "prefix-cache"];
 
@@ -47,7 +48,15 @@ fn measure(
 ) {
     let router = RouterConfig::new(PolicyConfig::from_name(policy).expect("a known policy"));
     let run = || simulate(cluster, trace, router.clone(), 1, &mut |_| {}).expect("the run ends");
+    ALLOC.reset_peak_usage();
+    let before = ALLOC.current_usage();
     let steps = CyclesCount::new(run().steps);
+    let bytes = (ALLOC.peak_usage() - before) / trace.len();
+    println!(
+        "{bytes} bytes/request, {policy}, {} requests on {} instances:",
+        trace.len(),
+        cluster.instances.len()
+    );
     bencher.counter(ItemsCount::new(trace.len())).counter(steps).bench_local(run);
 }
 
