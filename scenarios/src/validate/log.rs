@@ -105,7 +105,7 @@ impl MeasuredLog {
         for row in 0..columns.height() {
             match layout.read(&columns, row)? {
                 Some((arrival_ns, request)) => {
-                    names.push(layout.instance.map_or("0", |column| columns.text(row, column)));
+                    names.push(layout.instance(&columns, row)?);
                     requests.push((arrival_ns, request));
                 }
                 None => failed.push(row + 1),
@@ -141,6 +141,17 @@ impl MeasuredLog {
 }
 
 impl Layout {
+    /// The instance of a row: the only one, if the log names none.
+    fn instance<'a>(&self, columns: &'a Columns, row: usize) -> Result<&'a str, LogError> {
+        let Some(column) = self.instance else { return Ok("0") };
+        let name = columns.text(row, column);
+        if name.is_empty() {
+            let advice = "write which one served the request, or leave the row out";
+            return Err(columns.cell_error(row, column, "names no instance", advice));
+        }
+        Ok(name)
+    }
+
     fn of(columns: &Columns) -> Result<Self, LogError> {
         let missing_time = |quantity, names: &str| columns.missing(quantity, names.to_owned());
         // Timestamps of an engine are more exact than those around it, and a log may have both.

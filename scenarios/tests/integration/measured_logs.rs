@@ -49,6 +49,7 @@ fn a_bad_cell_is_named_by_row_and_column() {
             "7000,0,1000,1001,10,180,7400",
             "row 7, column `cached_tokens`: \"1001\" is more than the",
         ),
+        ("7000, ,1000,0,10,180,7400", "row 7, column `instance`: \"\" names no instance"),
         ("7000,0,1000,0,10,180", "row 7: "),
     ] {
         let error = error_of(&log_with(7, line));
