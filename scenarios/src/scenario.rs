@@ -12,18 +12,19 @@ mod file;
 mod find;
 
 pub use cells::Cell;
-pub use contender::{Contender, Kind, Runner, contenders};
+pub use contender::{Contender, Kind, Runner, Yardstick, contenders};
 pub use content::Content;
 pub use error::ScenarioError;
 pub use find::{catalog_text, read_axes, read_scenario, scenario_names};
 
 use std::collections::BTreeMap;
 
-use lodestar_sim::ClusterConfig;
-use lodestar_sim::catalog::{self, ModelOnGpu};
+use lodestar_router::Information;
+use lodestar_sim::catalog::ModelOnGpu;
 use lodestar_sim::step_time::HingeCoefficients;
+use lodestar_sim::{ClusterConfig, InstanceConfig};
 
-use crate::fleet::FleetError;
+use crate::fleet::{FleetError, read_profile};
 
 /// A checked scenario.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Scenario {
     pub cells: Vec<Cell>,
     /// Who competes, if nobody else is named.
     pub contenders: Vec<Contender>,
+    /// What policies see.
+    pub information: Information,
     /// Runs of each cell and policy, with the seeds 1 to this.
     pub seeds: u64,
     /// The label of the policy with which the others are compared.
@@ -57,14 +60,21 @@ impl Scenario {
     /// When a GPU or the model is not known, or the model does not fit.
     pub fn cluster(&self, cell: &Cell) -> Result<ClusterConfig, FleetError> {
         let mut instances = cell.fleet.instances(&self.model)?;
-        for instance in &mut instances {
-            let settings = self.engine.get(&instance.gpu).copied().unwrap_or_default();
-            let factor = self.step_time_factor.get(&instance.gpu).copied().unwrap_or(1.0);
-            let profile = catalog::profile(&instance.gpu)?;
+        let mut rest = instances.as_mut_slice();
+        for group in cell.fleet.groups() {
+            let settings = self.engine.get(&group.gpu).copied().unwrap_or_default();
+            let factor = self.step_time_factor.get(&group.gpu).copied().unwrap_or(1.0);
+            let profile = read_profile(&group.gpu)?;
             let on_gpu = slower(profile.on(&self.model)?, factor);
-            let engine = settings.apply(instance.engine.clone());
+            let (members, others) = rest.split_at_mut(group.count as usize);
+            let engine = settings.apply(members[0].engine.clone());
             // Made anew: the law is a table as long as the token budget.
-            *instance = on_gpu.instance(&profile, engine, instance.name.clone());
+            let made = on_gpu.instance(&profile, engine, String::new());
+            for member in members {
+                let name = std::mem::take(&mut member.name);
+                *member = InstanceConfig { name, ..made.clone() };
+            }
+            rest = others;
         }
         Ok(ClusterConfig::new(instances))
     }

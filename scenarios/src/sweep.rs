@@ -23,6 +23,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use lodestar_router::Information;
 use lodestar_sim::ClusterConfig;
 use lodestar_traces::TraceRequest;
 use rayon::ThreadPoolBuilder;
@@ -219,6 +220,7 @@ impl Sweep {
 
 /// What all runs of a group have in common.
 struct Prepared {
+    information: Information,
     cluster: ClusterConfig,
     requests: Vec<TraceRequest>,
     trace_sha256: String,
@@ -229,12 +231,14 @@ impl Prepared {
         let cluster = scenario.cluster(cell).map_err(|error| error.to_string())?;
         let requests = cell.content.requests(cell.rate_rps, seed).map_err(|e| chain(&e))?;
         let trace_sha256 = trace_sha256(&requests);
-        Ok(Self { cluster, requests, trace_sha256 })
+        let information = scenario.information;
+        Ok(Self { cluster, requests, information, trace_sha256 })
     }
 
     /// A run that cannot end and a run that breaks an assertion both cost themselves only.
     fn run(&self, contender: &Contender, seed: u64) -> ItemOutcome {
-        let run = || contender.runner.run(&self.cluster, &self.requests, seed);
+        let runner = &contender.runner;
+        let run = || runner.run(&self.cluster, &self.requests, self.information, seed);
         match panic::catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(output)) => ItemOutcome::Done(Box::new(Measured::of(
                 &contender.label,

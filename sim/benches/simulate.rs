@@ -40,6 +40,7 @@ fn cluster(gpu: &str, instances: u32) -> ClusterConfig {
     ClusterConfig::new((0..instances).map(|id| start(id).expect("in the catalog")).collect())
 }
 
+#[expect(clippy::print_stdout, reason = "a benchmark prints what it measures")]
 fn measure(
     bencher: Bencher<'_, '_>,
     trace: &[TraceRequest],

@@ -76,6 +76,7 @@ impl Origins<'_> {
             model: file.model,
             cells,
             contenders,
+            information: file.information,
             seeds: file.seeds,
             baseline: file.baseline,
             sha256,

@@ -1,6 +1,7 @@
 //! Who competes in a sweep.
 
-use lodestar_router::{PolicyConfig, RouterConfig};
+use lodestar_router::{Information, PolicyConfig, RouterConfig};
+use lodestar_sim::yardstick::{clairvoyant_greedy, hindsight, physical_bound, placements_of};
 use lodestar_sim::{ClusterConfig, RunOutput, Stuck, simulate};
 use lodestar_traces::TraceRequest;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,59 @@ pub struct Contender {
 pub enum Runner {
     /// A policy in the production router.
     Policy(PolicyConfig),
+    /// What no router could know.
+    Yardstick(Yardstick),
+}
+
+/// A measure of what is left to win (`docs/yardsticks.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Yardstick {
+    /// Knows output lengths and tries every instance.
+    ClairvoyantGreedy,
+    /// Knows the whole trace: the best assignment that a local search finds.
+    Hindsight,
+    /// Every request alone and cached on the fastest instance.
+    PhysicalBound,
+}
+
+/// Most simulations of the search for [`Yardstick::Hindsight`]: some seconds for a few thousand requests.
+const HINDSIGHT_SIMULATIONS: u64 = 5_000;
+
+impl Yardstick {
+    const ALL: [(&str, Self); 3] = [
+        ("clairvoyant-greedy", Self::ClairvoyantGreedy),
+        ("hindsight", Self::Hindsight),
+        ("physical-bound", Self::PhysicalBound),
+    ];
+
+    fn run(
+        self,
+        cluster: &ClusterConfig,
+        requests: &[TraceRequest],
+        seed: u64,
+    ) -> Result<RunOutput, Stuck> {
+        match self {
+            Self::ClairvoyantGreedy => clairvoyant_greedy(cluster, requests, &mut |_| ()),
+            Self::PhysicalBound => physical_bound(cluster, requests),
+            Self::Hindsight => {
+                // From what is known to be good, each where another one is not.
+                let policies =
+                    ["least-request", "prefix-cache", "join-shortest-work"].map(|name| {
+                        let policy = PolicyConfig::from_name(name).expect("a known policy");
+                        let router = RouterConfig::new(policy);
+                        simulate(cluster, requests, router, seed, &mut |_| ())
+                    });
+                let greedy = clairvoyant_greedy(cluster, requests, &mut |_| ());
+                let starts = policies.into_iter().chain([greedy]);
+                let starts =
+                    starts
+                        .map(|run| Ok(placements_of(cluster, &run?)))
+                        .collect::<Result<Vec<_>, Stuck>>()?;
+                Ok(hindsight(cluster, requests, &starts, HINDSIGHT_SIMULATIONS, seed)?.output)
+            }
+        }
+    }
 }
 
 /// What sort of opponent a runner is.
@@ -30,20 +84,25 @@ pub enum Runner {
 pub enum Kind {
     /// A fixed rule: the best of these in a cell is what others have to beat.
     Heuristic,
+    /// Not a router: shows what is left to win.
+    Yardstick,
 }
 
 impl Runner {
-    /// Simulates the requests.
+    /// Simulates the requests; policies see what `information` lets them.
     pub fn run(
         &self,
         cluster: &ClusterConfig,
         requests: &[TraceRequest],
+        information: Information,
         seed: u64,
     ) -> Result<RunOutput, Stuck> {
         match self {
             Self::Policy(policy) => {
-                simulate(cluster, requests, RouterConfig::new(policy.clone()), seed, &mut |_| ())
+                let router = RouterConfig { information, ..RouterConfig::new(policy.clone()) };
+                simulate(cluster, requests, router, seed, &mut |_| ())
             }
+            Self::Yardstick(yardstick) => yardstick.run(cluster, requests, seed),
         }
     }
 
@@ -56,12 +115,16 @@ impl Runner {
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Policy(_) => Kind::Heuristic,
+            Self::Yardstick(_) => Kind::Yardstick,
         }
     }
 }
 
 impl Contender {
     fn named(name: &str) -> Result<Self, ScenarioError> {
+        if let Some((_, yardstick)) = Yardstick::ALL.into_iter().find(|(known, _)| *known == name) {
+            return Ok(Self { label: name.to_owned(), runner: Runner::Yardstick(yardstick) });
+        }
         let policy = PolicyConfig::from_name(name)?;
         Ok(Self { label: name.to_owned(), runner: Runner::Policy(policy) })
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use lodestar_router::Information;
 use lodestar_sim::catalog::MeasuredEngine;
 use lodestar_traces::WorkloadConfig;
 use serde::Deserialize;
@@ -22,6 +23,9 @@ pub(super) struct ScenarioFile {
     pub(super) fleets: Vec<String>,
     /// A name, or a table with `name`, `label` and the policy's parameters. All policies if left out.
     pub(super) policies: Option<Vec<toml::Value>>,
+    /// Whether policies see what their own implementations do, or what Lodestar's ledger and index say.
+    #[serde(default)]
+    pub(super) information: Information,
     #[serde(default = "default_baseline")]
     pub(super) baseline: String,
     #[serde(default = "default_seeds")]

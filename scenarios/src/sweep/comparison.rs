@@ -72,6 +72,9 @@ pub struct PolicySummary {
     pub mean_ratio_to_best: Option<f64>,
     /// The same of the P99, with the heuristic whose P99 is best.
     pub p99_ratio_to_best: Option<f64>,
+    /// Share of the gap in mean TTFT between each cell's best heuristic and hindsight that it closes: both
+    /// summed over the cells in which hindsight ran. Negative when it is worse than the best heuristics.
+    pub gap_closed: Option<f64>,
     /// Cells in which its mean TTFT is below the baseline's with confidence.
     pub wins: u64,
     /// Cells in which neither is.
@@ -139,6 +142,13 @@ pub(super) fn summarise(rows: &[ComparisonRow]) -> Vec<PolicySummary> {
         *mean = mean.min(row.ttft_mean_ms.unwrap_or(f64::INFINITY));
         *p99 = p99.min(row.ttft_p99_ms.unwrap_or(f64::INFINITY));
     }
+    let is_hindsight =
+        |row: &&ComparisonRow| row.kind == Kind::Yardstick && row.policy == "hindsight";
+    let hindsight: BTreeMap<u32, f64> = rows
+        .iter()
+        .filter(is_hindsight)
+        .filter_map(|row| Some((row.cell.index, row.ttft_mean_ms?)))
+        .collect();
     let mut by_policy: BTreeMap<&str, Vec<&ComparisonRow>> = BTreeMap::new();
     for row in rows {
         by_policy.entry(&row.policy).or_default().push(row);
@@ -157,12 +167,32 @@ pub(super) fn summarise(rows: &[ComparisonRow]) -> Vec<PolicySummary> {
             p99_ratio: geometric_mean(rows.iter().map(|row| row.p99_ratio.map(|r| r.value))),
             mean_ratio_to_best: geometric_mean(rows.iter().map(to_best)),
             p99_ratio_to_best: geometric_mean(rows.iter().map(p99_to_best)),
+            gap_closed: gap_closed(&rows, &best, &hindsight),
             wins: count(Verdict::Win),
             ties: count(Verdict::Tie),
             losses: count(Verdict::Loss),
         }
     };
     by_policy.into_iter().map(of_policy).collect()
+}
+
+/// `best` and `hindsight` by cell.
+fn gap_closed(
+    rows: &[&ComparisonRow],
+    best: &BTreeMap<u32, (f64, f64)>,
+    hindsight: &BTreeMap<u32, f64>,
+) -> Option<f64> {
+    let (mut closed, mut gap) = (0.0, 0.0);
+    for row in rows {
+        let cell = row.cell.index;
+        if let (Some(ms), Some((best, _)), Some(hindsight)) =
+            (row.ttft_mean_ms, best.get(&cell), hindsight.get(&cell))
+        {
+            closed += best - ms;
+            gap += best - hindsight;
+        }
+    }
+    (gap > 0.0 && gap.is_finite()).then(|| closed / gap)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

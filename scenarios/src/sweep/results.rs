@@ -190,6 +190,7 @@ struct SummaryLine<'a> {
     ttft_p99_ratio: Option<f64>,
     ttft_mean_ratio_to_best: Option<f64>,
     ttft_p99_ratio_to_best: Option<f64>,
+    gap_closed: Option<f64>,
     wins: u64,
     ties: u64,
     losses: u64,
@@ -205,6 +206,7 @@ pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
         ttft_p99_ratio: row.p99_ratio,
         ttft_mean_ratio_to_best: row.mean_ratio_to_best,
         ttft_p99_ratio_to_best: row.p99_ratio_to_best,
+        gap_closed: row.gap_closed,
         wins: row.wins,
         ties: row.ties,
         losses: row.losses,
@@ -222,5 +224,6 @@ fn to_csv(rows: impl Iterator<Item = impl Serialize>) -> Vec<u8> {
 const fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Heuristic => "heuristic",
+        Kind::Yardstick => "yardstick",
     }
 }

@@ -125,7 +125,7 @@ fn p99_ms(
     let requests = cell.content.requests(Some(rate_rps), SEED)?;
     let output = contender
         .runner
-        .run(&cluster, &requests, SEED)
+        .run(&cluster, &requests, scenario.information, SEED)
         .map_err(|source| SaturateError::Stuck { cell: cell.id.clone(), rate_rps, source })?;
     let ttft = output.requests.iter().filter_map(lodestar_sim::RequestRecord::ttft);
     let mut ttft_ms: Vec<f64> = ttft.map(|ttft| ttft.as_nanos() as f64 / 1e6).collect();

@@ -186,3 +186,25 @@ fn a_write_that_fails_in_mid_sweep_keeps_what_is_finished() {
     assert!(error.contains("cannot write") && error.contains("--resume"), "{error}");
     assert!(!read_items(folder.path()).unwrap().is_empty());
 }
+
+#[test]
+fn yardsticks_say_what_is_left_to_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = ["random", "prefix-cache", "hindsight", "physical-bound"].map(str::to_owned);
+    let options = SweepOptions { policies: policies.into(), ..options("1/8") };
+    sweep(&options, 2, folder.path()).unwrap();
+    write_tables(folder.path(), None).unwrap();
+    let summary = fs::read_to_string(folder.path().join("summary.csv")).unwrap();
+    let mut reader = csv::Reader::from_reader(summary.as_bytes());
+    let gaps: BTreeMap<String, (String, f64)> = reader
+        .deserialize::<BTreeMap<String, String>>()
+        .map(|line| {
+            let line = line.unwrap();
+            (line["policy"].clone(), (line["kind"].clone(), line["gap_closed"].parse().unwrap()))
+        })
+        .collect();
+    assert_eq!(gaps["hindsight"], ("yardstick".to_owned(), 1.0));
+    assert!(gaps["physical-bound"].1 > 1.0, "{gaps:?}");
+    assert!(gaps["random"].1 < gaps["prefix-cache"].1.max(0.0) + 1e-9, "{gaps:?}");
+    assert!(gaps["prefix-cache"].1 < 1.0, "{gaps:?}");
+}
