@@ -122,10 +122,38 @@ fn rows(run: &RunTables, values: &[f64], end_s: f64) -> Vec<(String, Vec<f64>)> 
         let samples = &samples[name];
         // Fewer columns than intervals, or there would be holes between them.
         let parts = PARTS.min(samples.len());
-        (
-            name.to_owned(),
-            by_time(samples, end_s, parts).iter().map(|values| mean(values)).collect(),
-        )
+        let mut means: Vec<f64> =
+            by_time(samples, end_s, parts).iter().map(|values| mean(values)).collect();
+        fill_idle(&mut means);
+        (name.to_owned(), means)
     };
     order.into_iter().map(row).collect()
+}
+
+/// An idle cluster records nothing: between two records, none is nothing.
+fn fill_idle(means: &mut [f64]) {
+    let is_known = |mean: &f64| !mean.is_nan();
+    let (Some(first), Some(last)) =
+        (means.iter().position(is_known), means.iter().rposition(is_known))
+    else {
+        return;
+    };
+    for mean in &mut means[first..last] {
+        if mean.is_nan() {
+            *mean = 0.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_between_records_is_idle() {
+        let mut means = [f64::NAN, 2.0, f64::NAN, 0.0, f64::NAN];
+        fill_idle(&mut means);
+        assert!(means[0].is_nan() && means[4].is_nan());
+        assert_eq!(means[1..4], [2.0, 0.0, 0.0]);
+    }
 }
