@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
-use lodestar_router::PolicyConfig;
+use clap::{Args, ValueEnum};
+use lodestar_router::{Information, PolicyConfig};
 use lodestar_scenarios::{
     Fleet, Marks, OutputDir, Replay, Replayed, Results, Summary, Workload, compare,
 };
@@ -32,6 +32,9 @@ pub(crate) struct ReplayArgs {
     /// Policies to compare, as `lodestar policies` lists them, or `all` [default: six basic ones]
     #[arg(long, value_delimiter = ',')]
     policy: Vec<String>,
+    /// What policies see: what their own implementations do, or Lodestar's ledger and index (docs/policies.md)
+    #[arg(long, value_enum, default_value = "deployed")]
+    information: InformationArg,
     /// Of everything that is drawn at random
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -42,6 +45,12 @@ pub(crate) struct ReplayArgs {
     threads: Threads,
     #[command(flatten)]
     read: ReadFlags,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum InformationArg {
+    Deployed,
+    Ideal,
 }
 
 /// How much of the machine to use.
@@ -71,7 +80,11 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let workload =
         Workload { name: &name, read_options: Some(read_options), requests: &trace.requests };
     let replay = Replay::new(workload, fleet, &args.model, policies, args.seed)?;
-    execute(&replay, &args.out, args.threads)
+    let information = match args.information {
+        InformationArg::Deployed => Information::Deployed,
+        InformationArg::Ideal => Information::Ideal,
+    };
+    execute(&replay.with_information(information), &args.out, args.threads)
 }
 
 fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use lodestar_router::PolicyConfig;
+use lodestar_router::{Information, PolicyConfig};
 use lodestar_sim::catalog::{Basis, FitError};
 use lodestar_traces::ReadOptions;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub struct Scenario {
     pub step_times: Vec<StepTimeTrust>,
     /// The policies, one run each.
     pub policies: Vec<PolicyConfig>,
+    /// What they see.
+    pub information: Information,
     /// Of every random stream.
     pub seed: u64,
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use lodestar_router::{PolicyConfig, RouterConfig};
+use lodestar_router::{Information, PolicyConfig, RouterConfig};
 use lodestar_sim::{ClusterConfig, Stuck, simulate};
 use lodestar_traces::{ReadOptions, TraceRequest};
 use rayon::prelude::*;
@@ -109,8 +109,16 @@ impl<'a> Replay<'a> {
         };
         let step_times = fleet.step_times(model)?;
         let model = model.to_owned();
-        let scenario = Scenario { trace, fleet, model, step_times, policies, seed };
+        let information = Information::default();
+        let scenario = Scenario { trace, fleet, model, step_times, policies, information, seed };
         Ok(Self { scenario, cluster, requests })
+    }
+
+    /// Lets every policy see this.
+    #[must_use]
+    pub fn with_information(mut self, information: Information) -> Self {
+        self.scenario.information = information;
+        self
     }
 
     /// How many requests all runs together will bring to an end.
@@ -158,7 +166,8 @@ impl<'a> Replay<'a> {
             on_ended(ended - reported);
             reported = ended;
         };
-        let router = RouterConfig::new(policy.clone());
+        let information = self.scenario.information;
+        let router = RouterConfig { information, ..RouterConfig::new(policy.clone()) };
         let output =
             simulate(&self.cluster, self.requests, router, self.scenario.seed, &mut on_progress)
                 .map_err(|source| ReplayError::Stuck {
