@@ -7,6 +7,10 @@
 //! they are hit. So the queue is, from its head, a stack of blocks that cache nothing, the range of blocks
 //! that were never used (which costs no memory), and a ring of the others, in which a block that was hit
 //! leaves a stale entry behind.
+//!
+//! Only blocks that somebody may look for are *listed*: they have a state, a key and a place in the index. All
+//! others belong to one request or to nobody, and whoever holds them knows all about them; taking and
+//! releasing those touches no memory but the queue's.
 
 use std::collections::VecDeque;
 
@@ -18,20 +22,19 @@ use super::kv_events::{KvEvent, KvEventLog};
 /// Block 0 is vLLM's null block and is never handed out.
 pub(crate) type BlockId = u32;
 
-/// What is read and written whenever a block changes hands; keys lie elsewhere.
+/// The state of a listed block.
 #[derive(Clone, Copy, Debug)]
 struct Block {
     holder: Holder,
-    /// What it caches: [`NOTHING`], [`UNLISTED`], or the next younger block under the same key, if there is
-    /// one, else [`YOUNGEST`].
-    content: u32,
+    /// The next younger block under the same key, or [`NONE`].
+    younger: BlockId,
 }
 
 /// The null block is nobody's duplicate.
-const YOUNGEST: u32 = 0;
-/// A key that is not in the index.
-const UNLISTED: u32 = u32::MAX - 1;
-const NOTHING: u32 = u32::MAX;
+const NONE: BlockId = 0;
+
+/// In an entry of the ring: the block caches what nobody can look for.
+const UNLISTED: u32 = 1 << 31;
 
 /// Either how many requests hold a block, or the number of its entry in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,22 +70,21 @@ pub(crate) struct BlockPool {
     blank: Vec<BlockId>,
     /// First block that was never used; `num_blocks` when all were.
     never_used: BlockId,
-    /// Free blocks that cache something, and stale entries of blocks that were hit.
+    /// Free blocks that cache something, with [`UNLISTED`] set for some, and stale entries of blocks that
+    /// were hit.
     ring: VecDeque<BlockId>,
     /// Number of the ring's first entry.
     ring_begin: u32,
-    /// By block; grows as blocks are first used.
+    /// By block, if listed; grows as blocks are.
     blocks: Vec<Block>,
-    /// By block, of those in the index.
+    /// By block, if listed.
     keys: Vec<BlockHash>,
-    /// Oldest block under each key; younger ones hang on it through [`Block::content`].
+    /// Oldest block under each key; younger ones hang on it through [`Block::younger`].
     index: BlockIndex,
     /// Blocks with a key that are not in the index.
     unlisted: usize,
     /// Counts whatever can let a request in that did not fit before: blocks freed, keys registered.
     gains: u64,
-    /// Scratch of [`Self::release`].
-    released_blank: Vec<BlockId>,
     /// Only if somebody wants to know.
     events: Option<Box<KvEventLog>>,
 }
@@ -90,8 +92,7 @@ pub(crate) struct BlockPool {
 impl BlockPool {
     pub(crate) fn new(num_blocks: u32) -> Self {
         assert!(num_blocks >= 2, "the null block and one usable block");
-        assert!(num_blocks < Holder::HELD, "entries of the ring can be told apart");
-        let null = Block { holder: Holder::requests(1), content: NOTHING };
+        assert!(num_blocks < UNLISTED.min(Holder::HELD), "entries of the ring can be told apart");
         Self {
             num_blocks,
             free: num_blocks - 1,
@@ -99,12 +100,11 @@ impl BlockPool {
             never_used: 1,
             ring: VecDeque::new(),
             ring_begin: 0,
-            blocks: vec![null],
-            keys: vec![BlockHash(0)],
+            blocks: Vec::new(),
+            keys: Vec::new(),
             index: BlockIndex::default(),
             unlisted: 0,
             gains: 0,
-            released_blank: Vec::new(),
             events: None,
         }
     }
@@ -158,6 +158,7 @@ impl BlockPool {
         self.index.len() + self.unlisted
     }
 
+    /// Whether a listed block is held.
     pub(crate) fn is_referenced(&self, block: BlockId) -> bool {
         self.blocks[block as usize].holder.is_held()
     }
@@ -172,51 +173,58 @@ impl BlockPool {
         assert!(self.free > 0, "callers check free() first");
         self.free -= 1;
         if let Some(block) = self.blank.pop() {
-            self.blocks[block as usize].holder = Holder::requests(1);
             return block;
         }
         if self.never_used < self.num_blocks {
-            let block = self.never_used;
             self.never_used += 1;
-            self.blocks.push(Block { holder: Holder::requests(1), content: NOTHING });
-            self.keys.push(BlockHash(0));
-            return block;
+            return self.never_used - 1;
         }
         loop {
-            let block = self.ring.pop_front().expect("a free block is in one of the three");
-            let entry = Holder::entry(self.ring_begin);
+            let entry = self.ring.pop_front().expect("a free block is in one of the three");
+            let number = Holder::entry(self.ring_begin);
             self.ring_begin = self.ring_begin.wrapping_add(1);
-            let state = &mut self.blocks[block as usize];
-            if state.holder == entry {
-                let content = state.content;
-                *state = Block { holder: Holder::requests(1), content: NOTHING };
-                self.forget(block, content);
-                if content != NOTHING && self.events.is_some() {
-                    self.log(KvEvent::Removed { block: self.keys[block as usize] });
+            if entry & UNLISTED != 0 {
+                self.unlisted -= 1;
+                return entry & !UNLISTED;
+            }
+            let Block { holder, younger } = self.blocks[entry as usize];
+            if holder == number {
+                self.forget(entry, younger);
+                if self.events.is_some() {
+                    self.log(KvEvent::Removed { block: self.keys[entry as usize] });
                 }
-                return block;
+                return entry;
             }
         }
     }
 
-    /// Adds a reference to a cached block; a free one leaves the queue, wherever it stands.
+    /// Adds a reference to a listed block; a free one leaves the queue, wherever it stands.
     pub(crate) fn touch(&mut self, block: BlockId) {
         let state = &mut self.blocks[block as usize];
-        debug_assert!(state.content < UNLISTED, "only blocks in the index are hit");
         if !state.holder.is_held() {
             self.free -= 1;
         }
         state.holder = Holder::requests(state.holder.held_by() + 1);
     }
 
-    /// Drops one reference on each block of a table, last block first.
+    /// Drops one reference on each block of a table, last block first, of which the first `listed` are listed
+    /// and the first `cached` were registered.
     ///
     /// Cached blocks that nobody holds any more go to the tail of the queue in that order, so a chain
     /// loses its end before its beginning. Blocks that cache nothing go to the head, the first one
     /// released foremost: they are reused before anything is evicted.
-    pub(crate) fn release(&mut self, table: &[BlockId]) {
+    pub(crate) fn release(&mut self, table: &[BlockId], listed: usize, cached: usize) {
+        assert!(
+            listed <= cached && cached <= table.len(),
+            "listed blocks come first, blank ones last"
+        );
         self.gains += 1;
-        for &block in table.iter().rev() {
+        let (cached, blank) = table.split_at(cached);
+        let (listed, unlisted) = cached.split_at(listed);
+        self.blank.extend(blank);
+        self.ring.extend(unlisted.iter().rev().map(|block| block | UNLISTED));
+        self.free += (blank.len() + unlisted.len()) as u32;
+        for &block in listed.iter().rev() {
             let state = &mut self.blocks[block as usize];
             let left = state.holder.held_by().checked_sub(1);
             let left = left.expect("a released block is referenced");
@@ -224,102 +232,88 @@ impl BlockPool {
                 state.holder = Holder::requests(left);
                 continue;
             }
-            self.free += 1;
             let end = self.ring_begin.wrapping_add(self.ring.len() as u32);
             state.holder = Holder::entry(end);
-            if state.content == NOTHING {
-                self.released_blank.push(block);
-            } else {
-                self.ring.push_back(block);
-            }
+            self.ring.push_back(block);
+            self.free += 1;
         }
-        self.blank.extend(self.released_blank.drain(..).rev());
         assert!(self.free < self.num_blocks, "more blocks were freed than exist");
         if self.ring.len() > 2 * self.num_blocks as usize {
             self.drop_stale_entries();
         }
     }
 
-    /// Records that `block` caches `key`. Equal content in two blocks stays in two blocks.
-    pub(crate) fn register(&mut self, block: BlockId, key: BlockHash) {
-        self.register_unlisted(block);
-        self.list(block, key);
-    }
-
-    /// The same for content that nobody will look for unless it is listed later. As long as it is not, no
-    /// other block may have its key.
-    pub(crate) fn register_unlisted(&mut self, block: BlockId) {
+    /// Records that so many blocks cache content that nobody will look for unless they are listed later. As
+    /// long as they are not, no other block may have their keys.
+    pub(crate) fn register_unlisted(&mut self, blocks: u32) {
         debug_assert!(self.events.is_none(), "a subscriber is told of every block's eviction");
-        let content = &mut self.blocks[block as usize].content;
-        assert!(*content == NOTHING, "a block is registered once");
-        *content = UNLISTED;
-        self.unlisted += 1;
+        self.unlisted += blocks as usize;
     }
 
-    /// Makes a registered block findable under its key, if it is not.
+    /// Lists a block that was registered unlisted.
     pub(crate) fn list(&mut self, block: BlockId, key: BlockHash) {
-        if self.blocks[block as usize].content != UNLISTED {
-            return;
-        }
-        self.gains += 1;
         self.unlisted -= 1;
-        self.blocks[block as usize].content = YOUNGEST;
-        self.keys[block as usize] = key;
+        self.register(block, key);
+    }
+
+    /// Lists a block that one request holds under `key`. Equal content in two blocks stays in two blocks.
+    pub(crate) fn register(&mut self, block: BlockId, key: BlockHash) {
+        self.gains += 1;
+        let at = block as usize;
+        if self.blocks.len() <= at {
+            self.blocks.resize(at + 1, Block { holder: Holder::requests(0), younger: NONE });
+            self.keys.resize(at + 1, BlockHash(0));
+        }
+        self.blocks[at] = Block { holder: Holder::requests(1), younger: NONE };
+        self.keys[at] = key;
         let Self { index, keys, blocks, .. } = self;
         if let Some(oldest) = index.insert(key, block, |block| keys[block as usize]) {
             let mut youngest = oldest;
-            while blocks[youngest as usize].content != YOUNGEST {
-                youngest = blocks[youngest as usize].content;
+            while blocks[youngest as usize].younger != NONE {
+                youngest = blocks[youngest as usize].younger;
             }
-            blocks[youngest as usize].content = block;
+            blocks[youngest as usize].younger = block;
         }
     }
 
     /// Ids in the free queue, head first.
     pub(crate) fn free_queue(&self) -> impl Iterator<Item = BlockId> + '_ {
-        let in_ring = self.valid_entries();
+        let in_ring = self.valid_entries().map(|entry| entry & !UNLISTED);
         self.blank.iter().rev().copied().chain(self.never_used..self.num_blocks).chain(in_ring)
     }
 
-    /// Blocks of the ring, without stale entries.
-    fn valid_entries(&self) -> impl Iterator<Item = BlockId> + '_ {
-        let numbered = self.ring.iter().zip(0_u32..);
-        let valid = numbered.filter(|&(&block, at)| {
-            self.blocks[block as usize].holder == Holder::entry(self.ring_begin.wrapping_add(at))
+    /// Entries of the ring that are not stale.
+    fn valid_entries(&self) -> impl Iterator<Item = u32> + '_ {
+        let numbered = self.ring.iter().copied().zip(0_u32..);
+        let valid = numbered.filter(|&(entry, at)| {
+            let number = Holder::entry(self.ring_begin.wrapping_add(at));
+            entry & UNLISTED != 0 || self.blocks[entry as usize].holder == number
         });
-        valid.map(|(&block, _)| block)
+        valid.map(|(entry, _)| entry)
     }
 
     /// The ring grows by an entry whenever a block is hit and released; this takes it back to its blocks.
     fn drop_stale_entries(&mut self) {
-        let valid: VecDeque<BlockId> = self.valid_entries().collect();
-        for (&block, at) in valid.iter().zip(0_u32..) {
-            self.blocks[block as usize].holder = Holder::entry(self.ring_begin.wrapping_add(at));
+        let valid: VecDeque<u32> = self.valid_entries().collect();
+        for (&entry, at) in valid.iter().zip(0_u32..).filter(|(entry, _)| *entry & UNLISTED == 0) {
+            self.blocks[entry as usize].holder = Holder::entry(self.ring_begin.wrapping_add(at));
         }
         self.ring = valid;
     }
 
-    /// Removes `block`, whose content was `content`, from the blocks under its key.
-    fn forget(&mut self, block: BlockId, content: u32) {
-        match content {
-            NOTHING => return,
-            UNLISTED => {
-                self.unlisted -= 1;
-                return;
-            }
-            _ => {}
-        }
-        let (key, younger) = (self.keys[block as usize], content);
+    /// Removes `block`, followed by `younger`, from the blocks under its key.
+    fn forget(&mut self, block: BlockId, younger: BlockId) {
+        let key = self.keys[block as usize];
         if self.index.replace(key, block, younger) {
             return;
         }
         // Not the oldest one: it hangs on an older one.
         let mut older = self.cached(key).expect("a cached block is indexed");
-        while self.blocks[older as usize].content != block {
-            older = self.blocks[older as usize].content;
-            assert!(older != YOUNGEST, "a cached block is linked under its key");
+        while self.blocks[older as usize].younger != block {
+            older = self.blocks[older as usize].younger;
+            assert!(older != NONE, "a cached block is linked under its key");
         }
-        self.blocks[older as usize].content = younger;
+        self.blocks[older as usize].younger = younger;
     }
 }
 

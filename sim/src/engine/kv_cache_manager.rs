@@ -129,15 +129,15 @@ impl KvCacheManager {
         if self.pool.logs_events() && request.cached_blocks < full {
             self.log_stored(request, full);
         }
-        for at in request.cached_blocks..full {
-            let (block, key) = (request.blocks[at as usize], request.keys[at as usize]);
-            if at < request.shared_blocks {
-                self.pool.register(block, key);
-            } else {
-                self.pool.register_unlisted(block);
-            }
+        if full <= request.cached_blocks {
+            return;
         }
-        request.cached_blocks = request.cached_blocks.max(full);
+        let listed = full.min(request.shared_blocks).max(request.cached_blocks);
+        for at in request.cached_blocks..listed {
+            self.pool.register(request.blocks[at as usize], request.keys[at as usize]);
+        }
+        self.pool.register_unlisted(full - listed);
+        request.cached_blocks = full;
     }
 
     /// Returns all blocks of a request that may come back and look for them.
@@ -160,7 +160,9 @@ impl KvCacheManager {
 
     /// Returns all blocks of a request.
     pub(crate) fn free(&mut self, request: &mut Request) {
-        self.pool.release(&request.blocks);
+        let cached = request.cached_blocks;
+        let listed = cached.min(request.shared_blocks);
+        self.pool.release(&request.blocks, listed as usize, cached as usize);
         request.blocks.clear();
         request.cached_blocks = 0;
     }

@@ -99,8 +99,8 @@ proptest! {
     fn the_pool_does_what_the_model_does(num_blocks in 2_u32..24, ops in prop::collection::vec(op(), 1..120)) {
         let mut pool = BlockPool::new(num_blocks);
         let mut model = Model::new(num_blocks);
-        // Block tables of the live requests, with the number of registered blocks of each.
-        let mut requests: Vec<(Vec<BlockId>, usize)> = Vec::new();
+        // Block tables of the live requests, with the numbers of listed and of registered blocks of each.
+        let mut requests: Vec<(Vec<BlockId>, usize, usize)> = Vec::new();
         let mut unique_keys = 7..;
         for op in ops {
             match op {
@@ -109,35 +109,39 @@ proptest! {
                     let table: Vec<BlockId> = (0..count).map(|_| pool.take()).collect();
                     let expected: Vec<BlockId> = (0..count).map(|_| model.take()).collect();
                     prop_assert_eq!(&table, &expected);
-                    requests.push((table, 0));
+                    requests.push((table, 0, 0));
                 }
                 Op::Register(request, key) if !requests.is_empty() => {
                     let at = request % requests.len();
-                    let (table, registered) = &mut requests[at];
-                    if let Some(&block) = table.get(*registered) {
+                    let (table, listed, registered) = &mut requests[at];
+                    let block = table.get(*registered).filter(|_| listed == registered);
+                    if let Some(&block) = block {
                         pool.register(block, BlockHash(key));
                         model.register(block, key);
+                        *listed += 1;
                         *registered += 1;
                     }
                 }
                 Op::RegisterUnlisted(request) if !requests.is_empty() => {
                     let at = request % requests.len();
-                    let (table, registered) = &mut requests[at];
+                    let (table, _, registered) = &mut requests[at];
                     if let Some(&block) = table.get(*registered) {
                         let key = unique_keys.next().unwrap();
-                        pool.register_unlisted(block);
+                        pool.register_unlisted(1);
                         model.register(block, key);
                         prop_assert_eq!(pool.cached(BlockHash(key)), None);
                         *registered += 1;
                     }
                 }
                 Op::List(request) if !requests.is_empty() => {
-                    let (table, registered) = &requests[request % requests.len()];
-                    for block in &table[..*registered] {
+                    let at = request % requests.len();
+                    let (table, listed, registered) = &mut requests[at];
+                    for block in &table[*listed..*registered] {
                         let key = model.key_of[block];
                         pool.list(*block, BlockHash(key));
                         prop_assert_eq!(pool.cached(BlockHash(key)), Some(model.index[&key][0]));
                     }
+                    *listed = *registered;
                 }
                 Op::Hit(key) => {
                     let hit = pool.cached(BlockHash(key));
@@ -145,12 +149,13 @@ proptest! {
                     if let Some(block) = hit {
                         pool.touch(block);
                         model.touch(block);
-                        requests.push((vec![block], 1));
+                        requests.push((vec![block], 1, 1));
                     }
                 }
                 Op::Release(request) if !requests.is_empty() => {
-                    let (table, _) = requests.swap_remove(request % requests.len());
-                    pool.release(&table);
+                    let (table, listed, registered) =
+                        requests.swap_remove(request % requests.len());
+                    pool.release(&table, listed, registered);
                     model.release(&table);
                 }
                 Op::Register(..) | Op::RegisterUnlisted(_) | Op::List(_) | Op::Release(_) => {}
@@ -161,10 +166,14 @@ proptest! {
             for block in 1..num_blocks {
                 let referenced = model.references.get(&block).is_some_and(|&count| count > 0);
                 prop_assert!(referenced != model.free_queue.contains(&block), "free or held, never both");
-                if (block as usize) < pool.blocks.len() {
-                    prop_assert_eq!(pool.is_referenced(block), referenced);
+                if referenced && model.key_of.contains_key(&block) && is_listed(&pool, &model, block) {
+                    prop_assert!(pool.is_referenced(block));
                 }
             }
         }
     }
+}
+
+fn is_listed(pool: &BlockPool, model: &Model, block: BlockId) -> bool {
+    pool.cached(BlockHash(model.key_of[&block])).is_some()
 }
