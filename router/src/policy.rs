@@ -16,6 +16,7 @@ mod llm_d_predicted;
 mod llm_d_sticky;
 mod llm_d_weighted;
 mod lmetric;
+mod lodestar;
 mod mooncake;
 mod mooncake_simple;
 mod per_instance;
@@ -47,6 +48,7 @@ use crate::prefix_index::Match;
 use crate::request::Request;
 use crate::rng::Rng;
 use crate::time::Time;
+use crate::training::{Model, TrainingJob};
 
 pub use dynamo::DynamoParams;
 pub use prefix_cache::PrefixCacheParams;
@@ -70,6 +72,14 @@ pub(crate) trait Policy: Debug + Send {
     /// Hears what has become of earlier decisions, and who is there. Only for what the policy itself
     /// has to remember: loads and prefixes are in [`Eligible`].
     fn observe(&mut self, _now: Time, _fact: &Fact<'_>) {}
+
+    /// Work to do elsewhere, if there is any: never a second piece before the first came back.
+    fn training_job(&mut self, _now: Time) -> Option<TrainingJob> {
+        None
+    }
+
+    /// Takes the result into use.
+    fn install(&mut self, _now: Time, _model: Model) {}
 }
 
 /// What a policy hears of.
@@ -121,6 +131,7 @@ pub(crate) fn build(config: &PolicyConfig) -> Box<dyn Policy> {
         PolicyConfig::LeastLatency => Box::new(least_latency::LeastLatency::default()),
         PolicyConfig::Vtc => Box::new(vtc::Vtc::default()),
         PolicyConfig::JoinShortestWork => Box::new(join_shortest_work::JoinShortestWork::default()),
+        PolicyConfig::Lodestar => Box::<lodestar::Lodestar>::default(),
     }
 }
 

@@ -142,17 +142,13 @@ impl Router {
     }
 
     /// Work to do elsewhere, if there is any. Its result goes to [`install`](Self::install).
-    pub fn training_job(&mut self) -> Option<TrainingJob> {
-        None
+    pub fn training_job(&mut self, now: Time) -> Option<TrainingJob> {
+        self.policy.training_job(now)
     }
 
     /// Takes the result of a [`TrainingJob`] into use.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a model is handed over, once there are models"
-    )]
-    pub fn install(&mut self, _now: Time, model: Model) {
-        match model {}
+    pub fn install(&mut self, now: Time, model: Model) {
+        self.policy.install(now, model);
     }
 
     /// The instances and what each owes, for dashboards and tests.

@@ -1,20 +1,45 @@
 //! Training as a value: the router hands out a job, the driver runs it wherever it likes, and gives the
-//! model back. A simulator runs it inline and delays the result; a live driver uses another thread.
+//! model back. A simulator runs it inline and delays the result; a live driver uses another thread, or another
+//! process, since both can be written down.
 //!
-//! No policy learns yet, so neither type has a value. A driver writes `match job {}`: the day a variant
-//! is added, the compiler points to every driver.
+//! A job holds everything it needs and nothing that changes meanwhile, so where and when it runs makes no
+//! difference to its result.
+
+use serde::{Deserialize, Serialize};
+
+use crate::learned::network::{Adam, Network, Recipe, Rows, train};
+use crate::rng::Rng;
 
 /// Work that can leave the router's thread.
-#[derive(Clone, Debug)]
-pub enum TrainingJob {}
-
-impl TrainingJob {
-    /// Does the work.
-    pub fn run(self) -> Model {
-        match self {}
-    }
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingJob {
+    pub(crate) network: Network,
+    pub(crate) adam: Adam,
+    pub(crate) rows: Rows,
+    pub(crate) recipe: Recipe,
+    /// Times that every row is looked at.
+    pub(crate) passes: u32,
+    pub(crate) seed: u64,
 }
 
 /// The result of a [`TrainingJob`], for [`Router::install`](crate::Router::install).
-#[derive(Clone, Debug)]
-pub enum Model {}
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub(crate) network: Network,
+    pub(crate) adam: Adam,
+    /// Mean loss of the last pass.
+    pub(crate) loss: f32,
+}
+
+impl TrainingJob {
+    /// Does the work. The same job gives the same model, to the last bit, on any number of threads.
+    pub fn run(self) -> Model {
+        let Self { mut network, mut adam, rows, recipe, passes, seed } = self;
+        let mut rng = Rng::fork(seed, "training");
+        let loss = train(&mut network, &mut adam, &rows, &recipe, passes, &mut rng)
+            .expect("the shapes of a job made by a router fit each other");
+        Model { network, adam, loss }
+    }
+}

@@ -84,6 +84,8 @@ impl Yardstick {
 pub enum Kind {
     /// A fixed rule: the best of these in a cell is what others have to beat.
     Heuristic,
+    /// The learned router: what is compared with the heuristics, and none of them.
+    Learned,
     /// Not a router: shows what is left to win.
     Yardstick,
 }
@@ -114,6 +116,7 @@ impl Runner {
     /// What sort of opponent it is.
     pub const fn kind(&self) -> Kind {
         match self {
+            Self::Policy(PolicyConfig::Lodestar) => Kind::Learned,
             Self::Policy(_) => Kind::Heuristic,
             Self::Yardstick(_) => Kind::Yardstick,
         }

@@ -224,6 +224,7 @@ fn to_csv(rows: impl Iterator<Item = impl Serialize>) -> Vec<u8> {
 const fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Heuristic => "heuristic",
+        Kind::Learned => "learned",
         Kind::Yardstick => "yardstick",
     }
 }

@@ -32,6 +32,8 @@ pub struct ClusterConfig {
     pub detection_delay: Duration,
     /// How long a router waits before it routes a request again that an instance did not take.
     pub retry_delay: Duration,
+    /// Time between a router's wish to train and the moment at which it has the result.
+    pub training_delay: Duration,
     /// One way between client and router.
     pub client_network: Duration,
     /// One way between router and instance.
@@ -73,7 +75,7 @@ impl ClusterConfig {
     /// of 76 ms on an A100 with vLLM 0.7.0 (AIBrix v0.2.1 benchmark), 62 ms more than the step it needs.
     /// How that splits into 3 ms a request and 2.8 us a token is assumed, and so are network delays, that a
     /// crash is detected after three health checks a second apart, and that a request is tried again after
-    /// 100 ms.
+    /// 100 ms and that training takes 100 ms.
     pub fn new(instances: Vec<InstanceConfig>) -> Self {
         Self {
             instances,
@@ -81,6 +83,7 @@ impl ClusterConfig {
             router_replicas: 1,
             detection_delay: Duration::from_secs(3),
             retry_delay: Duration::from_millis(100),
+            training_delay: Duration::from_millis(100),
             client_network: Duration::from_micros(250),
             instance_network: Duration::from_micros(250),
             api_server: ApiServer {

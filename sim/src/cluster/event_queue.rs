@@ -28,6 +28,8 @@ pub(super) enum Event {
     Membership(u32),
     /// A router asked to be woken, by its number.
     RouterTimer(u32),
+    /// A trained model is back at a router, by its number.
+    ModelAtRouter(u32),
     /// A request reaches the router.
     RequestAtRouter(RequestIndex),
     /// A request enters an engine's waiting queue.
@@ -56,7 +58,8 @@ impl Event {
             | Self::LateMetricsAtRouter
             | Self::CrashAtRouter(_)
             | Self::Membership(_)
-            | Self::RouterTimer(_) => 0,
+            | Self::RouterTimer(_)
+            | Self::ModelAtRouter(_) => 0,
             Self::RequestAtRouter(_) => 1,
             Self::RequestAtEngine(_) | Self::Fault(_) => 2,
             Self::EngineWakeup(_) => 3,
@@ -78,6 +81,7 @@ impl Event {
             | Self::CrashAtRouter(_)
             | Self::Membership(_)
             | Self::RouterTimer(_)
+            | Self::ModelAtRouter(_)
             | Self::RequestAtRouter(_)
             | Self::RequestAtEngine(_)
             | Self::Fault(_)

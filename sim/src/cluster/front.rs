@@ -1,7 +1,9 @@
 //! The router replicas at the front of a cluster. Each is a router of its own: it sees the facts of its
 //! own requests, and what all of them are told of the instances.
 
-use lodestar_router::{Router, RouterConfig, Time};
+use std::collections::VecDeque;
+
+use lodestar_router::{Model, Router, RouterConfig, Time};
 
 use super::event_queue::RequestIndex;
 use crate::random;
@@ -12,6 +14,8 @@ pub(super) struct Replica {
     pub(super) router: Router,
     /// Its wake-up that is in the queue.
     pub(super) timer: Option<Time>,
+    /// Models on their way back to it, oldest first.
+    pub(super) trained: VecDeque<Model>,
 }
 
 /// The router replicas, by number.
@@ -24,7 +28,11 @@ impl Front {
     /// The first replica has the run's seed, so that one replica is a router as it always was.
     pub(super) fn new(config: RouterConfig, replicas: u32, seed: u64) -> Self {
         assert!(replicas > 0, "somebody has to route");
-        let start = |config, seed| Replica { router: Router::new(config, seed), timer: None };
+        let start = |config, seed| Replica {
+            router: Router::new(config, seed),
+            timer: None,
+            trained: VecDeque::new(),
+        };
         let others = (1..replicas).map(|number| {
             let seed = random::fork_seed(seed, &format!("router replica {number}"));
             start(config.clone(), seed)

@@ -213,6 +213,7 @@ impl<'a> Run<'a> {
             Event::MetricsAtRouter => self.deliver_metrics(),
             Event::LateMetricsAtRouter => self.deliver_late_metrics(),
             Event::RouterTimer(replica) => self.router_timer(replica),
+            Event::ModelAtRouter(replica) => self.install(replica),
             Event::Membership(planned) => self.change_membership(planned),
             Event::Fault(planned) => self.fault(planned),
             Event::CrashAtRouter(member) => self.learn_of_crash(member),

@@ -63,8 +63,9 @@ impl Run<'_> {
     pub(super) fn tell_replica(&mut self, number: u32, fact: &Fact<'_>) {
         let replica = self.front.replica(number);
         replica.router.observe(self.now, fact);
-        if let Some(job) = replica.router.training_job() {
-            match job {}
+        if let Some(job) = replica.router.training_job(self.now) {
+            replica.trained.push_back(job.run());
+            self.queue.push(self.now + self.config.training_delay, Event::ModelAtRouter(number));
         }
         if let Some(at) = replica.router.next_wakeup()
             && replica.timer.is_none_or(|pending| at < pending)
@@ -72,6 +73,13 @@ impl Run<'_> {
             replica.timer = Some(at);
             self.queue.push(at, Event::RouterTimer(number));
         }
+    }
+
+    /// What a router gave out for training is back.
+    pub(super) fn install(&mut self, number: u32) {
+        let replica = self.front.replica(number);
+        let model = replica.trained.pop_front().expect("an event for each model");
+        replica.router.install(self.now, model);
     }
 
     pub(super) fn router_timer(&mut self, replica: u32) {

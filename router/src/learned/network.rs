@@ -1,0 +1,496 @@
+//! A small neural network: its weights, its forward pass, and its training by candle.
+//!
+//! Serving does not go through candle: a decision needs a few microseconds and no allocation, and a tensor library spends more than
+//! that on its first operation. Training does: gradients are its business. A test holds the two forward passes
+//! together.
+//!
+//! Weights start from the router's own stream and live in this file's own order, since candle's CPU generator
+//! takes no seed and its variable map has no order. Its matrix products give the same bits on any number of
+//! threads: threads share out rows and columns, never a sum.
+
+use candle_core::{Device, Result as CandleResult, Tensor, Var};
+use candle_nn::{Linear, Module as _};
+use serde::{Deserialize, Serialize};
+
+use crate::rng::Rng;
+
+/// A perceptron with rectified hidden layers. Inputs are normalised first, by numbers that travel with the
+/// weights: the two cannot be of different ages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Network {
+    pub(crate) normaliser: Normaliser,
+    layers: Vec<Layer>,
+}
+
+/// `y = x W + b`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Layer {
+    /// A row an input, a column an output.
+    weights: Vec<f32>,
+    /// One an output.
+    bias: Vec<f32>,
+}
+
+/// `(x - mean) / deviation` for each input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Normaliser {
+    mean: Vec<f32>,
+    deviation: Vec<f32>,
+}
+
+/// What the forward pass writes to; kept between calls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Activations {
+    current: Vec<f32>,
+    next: Vec<f32>,
+}
+
+impl Layer {
+    fn inputs(&self) -> usize {
+        self.weights.len() / self.bias.len()
+    }
+}
+
+impl Normaliser {
+    /// Leaves everything as it is.
+    pub(crate) fn identity(inputs: usize) -> Self {
+        Self { mean: vec![0.0; inputs], deviation: vec![1.0; inputs] }
+    }
+
+    /// Mean and standard deviation of each column of `rows`; a column without spread is only centred.
+    pub(crate) fn of(rows: &[f32], inputs: usize) -> Self {
+        let count = (rows.len() / inputs).max(1) as f64;
+        let mut normaliser = Self::identity(inputs);
+        for column in 0..inputs {
+            let values = || rows.iter().skip(column).step_by(inputs).map(|&value| f64::from(value));
+            let mean = values().sum::<f64>() / count;
+            let variance =
+                values().map(|value| (value - mean) * (value - mean)).sum::<f64>() / count;
+            normaliser.mean[column] = mean as f32;
+            let deviation = variance.sqrt();
+            normaliser.deviation[column] = if deviation > 1e-6 { deviation as f32 } else { 1.0 };
+        }
+        normaliser
+    }
+
+    fn apply(&self, row: &[f32], out: &mut Vec<f32>) {
+        let scaled = row.iter().zip(&self.mean).zip(&self.deviation);
+        out.extend(scaled.map(|((value, mean), deviation)| (value - mean) / deviation));
+    }
+}
+
+impl Network {
+    /// Random weights, uniform as Glorot and Bengio (2010) have them; zero bias. `sizes` are inputs, hidden units by layer,
+    /// outputs.
+    pub(crate) fn new(sizes: &[usize], rng: &mut Rng) -> Self {
+        assert!(sizes.len() >= 2 && sizes.iter().all(|&size| size > 0), "sizes: {sizes:?}");
+        let layer = |pair: &[usize]| {
+            let (inputs, outputs) = (pair[0], pair[1]);
+            let bound = (6.0 / (inputs + outputs) as f64).sqrt();
+            let weights = (0..inputs * outputs).map(|_| ((2.0 * rng.unit() - 1.0) * bound) as f32);
+            Layer { weights: weights.collect(), bias: vec![0.0; outputs] }
+        };
+        let layers = sizes.windows(2).map(layer).collect();
+        Self { normaliser: Normaliser::identity(sizes[0]), layers }
+    }
+
+    /// The same with outputs that do not depend on the inputs yet, but are `outputs`.
+    pub(crate) fn with_constant_outputs(mut self, outputs: &[f32]) -> Self {
+        let last = self.layers.last_mut().expect("there is a layer");
+        assert_eq!(last.bias.len(), outputs.len(), "one value an output");
+        last.weights.fill(0.0);
+        last.bias.copy_from_slice(outputs);
+        self
+    }
+
+    /// Length of a row.
+    pub(crate) fn inputs(&self) -> usize {
+        self.layers[0].inputs()
+    }
+
+    /// Length of an answer.
+    pub(crate) fn outputs(&self) -> usize {
+        self.layers[self.layers.len() - 1].bias.len()
+    }
+
+    /// The answer to one row. Allocates nothing once `activations` has been used.
+    pub(crate) fn forward<'a>(&self, row: &[f32], activations: &'a mut Activations) -> &'a [f32] {
+        assert_eq!(row.len(), self.inputs(), "one number an input");
+        let Activations { current, next } = activations;
+        current.clear();
+        self.normaliser.apply(row, current);
+        for (number, layer) in self.layers.iter().enumerate() {
+            next.clear();
+            next.extend_from_slice(&layer.bias);
+            for (input, weights) in current.iter().zip(layer.weights.chunks_exact(layer.bias.len()))
+            {
+                for (sum, weight) in next.iter_mut().zip(weights) {
+                    *sum += input * weight;
+                }
+            }
+            if number + 1 < self.layers.len() {
+                next.iter_mut().for_each(|value| *value = value.max(0.0));
+            }
+            std::mem::swap(current, next);
+        }
+        current
+    }
+
+    /// Every weight and bias, in order.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &f32> {
+        self.layers.iter().flat_map(|layer| layer.weights.iter().chain(&layer.bias))
+    }
+
+    fn parameters_mut(&mut self) -> impl Iterator<Item = &mut f32> {
+        self.layers.iter_mut().flat_map(|layer| layer.weights.iter_mut().chain(&mut layer.bias))
+    }
+
+    /// Whether it fits these sizes and every number in it is finite.
+    pub(crate) fn is_sound(&self, sizes: &[usize]) -> bool {
+        let fits = |(layer, pair): (&Layer, &[usize])| {
+            layer.bias.len() == pair[1] && layer.weights.len() == pair[0] * pair[1]
+        };
+        let Normaliser { mean, deviation } = &self.normaliser;
+        self.layers.len() + 1 == sizes.len()
+            && self.layers.iter().zip(sizes.windows(2)).all(fits)
+            && mean.len() == sizes[0]
+            && deviation.len() == sizes[0]
+            && deviation.iter().all(|&deviation| deviation > 0.0)
+            && self.parameters().chain(mean).chain(deviation).all(|value| value.is_finite())
+    }
+}
+
+/// What an output is trained to be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Loss {
+    /// The mean: squared error.
+    Mean,
+    /// A quantile, 0 to 1: pinball loss.
+    Quantile(f32),
+}
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Recipe {
+    /// One an output.
+    pub(crate) losses: Vec<Loss>,
+    /// Rows in a step.
+    pub(crate) batch_rows: usize,
+    /// Adam's step size.
+    pub(crate) learning_rate: f64,
+    /// What the step size is multiplied by after each pass over the rows.
+    pub(crate) learning_rate_decay: f64,
+    /// Decay of the weights, times the step size (AdamW).
+    pub(crate) weight_decay: f64,
+    /// Longest gradient.
+    pub(crate) gradient_norm_max: f64,
+    /// Share of hidden units that are left out in each step.
+    pub(crate) dropout: f32,
+}
+
+/// Rows to learn from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Rows {
+    /// A row after the other.
+    pub(crate) inputs: Vec<f32>,
+    /// One an output and row; NaN where nothing is known.
+    pub(crate) targets: Vec<f32>,
+}
+
+/// Adam's averages of gradients and their squares, a number a parameter (Kingma and Ba, 2015).
+///
+/// Not candle-nn's optimiser: its averages cannot be taken out, and training that goes on every second would start
+/// from none each time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Adam {
+    mean: Vec<f32>,
+    square: Vec<f32>,
+    steps: i32,
+}
+
+impl Adam {
+    fn step(&mut self, network: &mut Network, gradient: &[f32], rate: f64, weight_decay: f64) {
+        const MEAN_MEMORY: f32 = 0.9;
+        const SQUARE_MEMORY: f32 = 0.999;
+        self.mean.resize(gradient.len(), 0.0);
+        self.square.resize(gradient.len(), 0.0);
+        self.steps += 1;
+        let mean_scale = 1.0 - libm::pow(f64::from(MEAN_MEMORY), f64::from(self.steps));
+        let square_scale = 1.0 - libm::pow(f64::from(SQUARE_MEMORY), f64::from(self.steps));
+        let averages = self.mean.iter_mut().zip(&mut self.square);
+        for ((parameter, (mean, square)), &g) in
+            network.parameters_mut().zip(averages).zip(gradient)
+        {
+            *mean = MEAN_MEMORY * *mean + (1.0 - MEAN_MEMORY) * g;
+            *square = SQUARE_MEMORY * *square + (1.0 - SQUARE_MEMORY) * g * g;
+            let direction =
+                f64::from(*mean) / mean_scale / ((f64::from(*square) / square_scale).sqrt() + 1e-8);
+            let decay = weight_decay * f64::from(*parameter);
+            *parameter -= (rate * (direction + decay)) as f32;
+        }
+    }
+}
+
+/// Trains on all rows, `passes` times, in an order drawn for each pass. Answers the mean loss of the last pass.
+///
+/// # Errors
+/// candle's, which a well-formed network and rows do not cause.
+pub(crate) fn train(
+    network: &mut Network,
+    adam: &mut Adam,
+    rows: &Rows,
+    recipe: &Recipe,
+    passes: u32,
+    rng: &mut Rng,
+) -> CandleResult<f32> {
+    let (inputs, outputs) = (network.inputs(), network.outputs());
+    let count = rows.inputs.len() / inputs;
+    assert_eq!(count * inputs, rows.inputs.len(), "whole rows");
+    assert_eq!(count * outputs, rows.targets.len(), "a target for each output and row");
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut rate = recipe.learning_rate;
+    let mut mean_loss = 0.0;
+    for _ in 0..passes {
+        for position in (1..count).rev() {
+            order.swap(position, rng.below(position + 1));
+        }
+        let mut total = 0.0;
+        for batch in order.chunks(recipe.batch_rows) {
+            let (loss, mut gradient) = gradient(network, rows, recipe, batch, rng)?;
+            let norm = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+            if norm > recipe.gradient_norm_max {
+                let factor = (recipe.gradient_norm_max / norm) as f32;
+                gradient.iter_mut().for_each(|g| *g *= factor);
+            }
+            if norm.is_finite() {
+                adam.step(network, &gradient, rate, recipe.weight_decay);
+            }
+            total += loss * batch.len() as f32;
+        }
+        mean_loss = total / count.max(1) as f32;
+        rate *= recipe.learning_rate_decay;
+    }
+    Ok(mean_loss)
+}
+
+/// Loss of a batch and its gradient, a number a parameter.
+fn gradient(
+    network: &Network,
+    rows: &Rows,
+    recipe: &Recipe,
+    batch: &[usize],
+    rng: &mut Rng,
+) -> CandleResult<(f32, Vec<f32>)> {
+    let (inputs, outputs) = (network.inputs(), network.outputs());
+    let mut x = Vec::with_capacity(batch.len() * inputs);
+    let mut y = Vec::with_capacity(batch.len() * outputs);
+    for &row in batch {
+        network.normaliser.apply(&rows.inputs[row * inputs..(row + 1) * inputs], &mut x);
+        y.extend_from_slice(&rows.targets[row * outputs..(row + 1) * outputs]);
+    }
+    let x = Tensor::from_vec(x, (batch.len(), inputs), &Device::Cpu)?;
+    let variables = variables(network)?;
+    let answer = answer(&variables, &x, recipe.dropout, rng)?;
+    let loss = loss(&answer, y, outputs, recipe)?;
+    let gradients = loss.backward()?;
+    let mut gradient = Vec::with_capacity(network.parameters().count());
+    for (weights, bias) in &variables {
+        for variable in [weights, bias] {
+            match gradients.get(variable) {
+                Some(tensor) => gradient.extend(tensor.flatten_all()?.to_vec1::<f32>()?),
+                None => gradient.resize(gradient.len() + variable.elem_count(), 0.0),
+            }
+        }
+    }
+    Ok((loss.to_scalar()?, gradient))
+}
+
+/// Weights and bias of each layer, as candle has them.
+fn variables(network: &Network) -> CandleResult<Vec<(Var, Var)>> {
+    let variable = |layer: &Layer| {
+        let shape = (layer.inputs(), layer.bias.len());
+        let weights = Var::from_tensor(&Tensor::from_slice(&layer.weights, shape, &Device::Cpu)?)?;
+        let bias =
+            Var::from_tensor(&Tensor::from_slice(&layer.bias, layer.bias.len(), &Device::Cpu)?)?;
+        Ok((weights, bias))
+    };
+    network.layers.iter().map(variable).collect()
+}
+
+/// candle's forward pass over normalised rows.
+fn answer(
+    variables: &[(Var, Var)],
+    x: &Tensor,
+    dropout: f32,
+    rng: &mut Rng,
+) -> CandleResult<Tensor> {
+    let mut x = x.clone();
+    for (number, (weights, bias)) in variables.iter().enumerate() {
+        let layer = Linear::new(weights.as_tensor().t()?, Some(bias.as_tensor().clone()));
+        x = layer.forward(&x)?;
+        if number + 1 < variables.len() {
+            x = x.relu()?;
+            if dropout > 0.0 {
+                x = (&x * mask(x.dims2()?, dropout, rng)?)?;
+            }
+        }
+    }
+    Ok(x)
+}
+
+/// Zeros for what is dropped, and for the others what keeps the mean. candle-nn's dropout takes no seed.
+fn mask((rows, columns): (usize, usize), dropout: f32, rng: &mut Rng) -> CandleResult<Tensor> {
+    let kept = 1.0 / (1.0 - dropout);
+    let draw = |_| if rng.unit() < f64::from(dropout) { 0.0 } else { kept };
+    Tensor::from_vec(
+        (0..rows * columns).map(draw).collect::<Vec<f32>>(),
+        (rows, columns),
+        &Device::Cpu,
+    )
+}
+
+/// Mean over what is known of each output's own loss, summed over outputs.
+fn loss(
+    answer: &Tensor,
+    mut targets: Vec<f32>,
+    outputs: usize,
+    recipe: &Recipe,
+) -> CandleResult<Tensor> {
+    assert_eq!(recipe.losses.len(), outputs, "a loss for each output");
+    let rows = targets.len() / outputs;
+    let known: Vec<f32> =
+        targets.iter().map(|target| if target.is_nan() { 0.0 } else { 1.0 }).collect();
+    targets.iter_mut().filter(|target| target.is_nan()).for_each(|target| *target = 0.0);
+    let counts: Vec<f32> = (0..outputs)
+        .map(|output| known.iter().skip(output).step_by(outputs).sum::<f32>().max(1.0))
+        .collect();
+    let weights: Vec<f32> =
+        known.iter().enumerate().map(|(at, known)| known / counts[at % outputs]).collect();
+    let shape = (rows, outputs);
+    let error = (Tensor::from_vec(targets, shape, &Device::Cpu)? - answer)?;
+    let weights = Tensor::from_vec(weights, shape, &Device::Cpu)?;
+    let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
+    for (output, loss) in recipe.losses.iter().enumerate() {
+        let error = error.narrow(1, output, 1)?;
+        let each = match *loss {
+            Loss::Mean => error.sqr()?,
+            // max(q e, (q - 1) e)
+            Loss::Quantile(q) => (error.relu()? + (&error * f64::from(q - 1.0))?)?,
+        };
+        total = (total + (each * weights.narrow(1, output, 1)?)?.sum_all()?)?;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: Recipe = Recipe {
+        losses: Vec::new(),
+        batch_rows: 32,
+        learning_rate: 3e-3,
+        learning_rate_decay: 1.0,
+        weight_decay: 0.0,
+        gradient_norm_max: 10.0,
+        dropout: 0.0,
+    };
+
+    /// A step function of the first input, with noise between 0 and 1, and its double where it is known.
+    fn rows(count: usize) -> Rows {
+        let mut rng = Rng::fork(3, "rows");
+        let mut rows = Rows::default();
+        for number in 0..count {
+            let inputs: [f32; 3] = std::array::from_fn(|_| 100.0 * rng.unit() as f32);
+            let step = if inputs[0] > 50.0 { 3.0 } else { 1.0 };
+            rows.inputs.extend(inputs);
+            rows.targets.push(step + rng.unit() as f32);
+            rows.targets.push(if number % 2 == 0 { f32::NAN } else { rows.targets[2 * number] });
+        }
+        rows
+    }
+
+    fn trained(passes: u32) -> (Network, f32) {
+        let rows = rows(600);
+        let mut rng = Rng::fork(1, "network");
+        let mut network = Network::new(&[3, 16, 16, 2], &mut rng);
+        network.normaliser = Normaliser::of(&rows.inputs, 3);
+        let losses = vec![Loss::Mean, Loss::Quantile(0.9)];
+        let recipe = Recipe { losses, ..RECIPE };
+        let mut adam = Adam::default();
+        let loss = train(&mut network, &mut adam, &rows, &recipe, passes, &mut rng).unwrap();
+        (network, loss)
+    }
+
+    #[test]
+    fn candle_and_the_forward_pass_agree() {
+        let (network, _) = trained(2);
+        let rows = rows(50);
+        let mut normalised = Vec::new();
+        rows.inputs.chunks(3).for_each(|row| network.normaliser.apply(row, &mut normalised));
+        let x = Tensor::from_vec(normalised, (50, 3), &Device::Cpu).unwrap();
+        let mut rng = Rng::fork(1, "unused");
+        let expected = answer(&variables(&network).unwrap(), &x, 0.0, &mut rng).unwrap();
+        let expected: Vec<Vec<f32>> = expected.to_vec2().unwrap();
+        let mut activations = Activations::default();
+        for (row, expected) in rows.inputs.chunks(3).zip(expected) {
+            let ours = network.forward(row, &mut activations);
+            let is_near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5 * (1.0 + b.abs());
+            assert!(ours.iter().zip(&expected).all(is_near), "{ours:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_mean_and_a_quantile_are_learned() {
+        let (network, loss) = trained(60);
+        let mut activations = Activations::default();
+        for (input, step) in [(20.0, 1.0), (80.0, 3.0)] {
+            let answer = network.forward(&[input, 50.0, 50.0], &mut activations).to_vec();
+            assert!((answer[0] - (step + 0.5)).abs() < 0.25, "mean {answer:?}");
+            assert!((answer[1] - (step + 0.9)).abs() < 0.25, "0.9 quantile {answer:?}");
+        }
+        assert!(loss < trained(1).1 / 3.0);
+    }
+
+    #[test]
+    fn training_gives_the_same_bits_every_time_and_on_any_number_of_threads() {
+        let bits = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let network = pool.install(|| trained(3).0);
+            network.parameters().map(|value| value.to_bits()).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(1), bits(2));
+        assert_eq!(bits(2), bits(5));
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_rows_without_target_teach_nothing() {
+        let mut rng = Rng::fork(1, "mask");
+        let mask: Vec<Vec<f32>> = mask((200, 50), 0.25, &mut rng).unwrap().to_vec2().unwrap();
+        let mean = mask.iter().flatten().sum::<f32>() / 10_000.0;
+        assert!((mean - 1.0).abs() < 0.03, "{mean}");
+
+        let mut network = Network::new(&[3, 4, 2], &mut rng);
+        let before = network.clone();
+        let rows = Rows { inputs: vec![1.0; 30], targets: vec![f32::NAN; 20] };
+        let recipe = Recipe { losses: vec![Loss::Mean; 2], ..RECIPE };
+        train(&mut network, &mut Adam::default(), &rows, &recipe, 2, &mut rng).unwrap();
+        assert_eq!(network, before);
+    }
+
+    #[test]
+    fn a_damaged_network_is_told_from_a_sound_one() {
+        let network = || Network::new(&[3, 4, 2], &mut Rng::fork(1, "network"));
+        assert!(network().is_sound(&[3, 4, 2]));
+        assert!(!network().is_sound(&[3, 5, 2]) && !network().is_sound(&[3, 4, 4, 2]));
+        let mut damaged = network();
+        damaged.layers[1].bias[0] = f32::NAN;
+        assert!(!damaged.is_sound(&[3, 4, 2]));
+        let mut damaged = network();
+        damaged.normaliser.deviation[1] = 0.0;
+        assert!(!damaged.is_sound(&[3, 4, 2]));
+    }
+}

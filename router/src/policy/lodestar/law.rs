@@ -1,0 +1,186 @@
+//! How long an instance takes: a few coefficients, estimated from its first tokens.
+//!
+//! TTFT is a sum over the prefills ahead and the request's own, and linear in the coefficients. So least squares
+//! suffices, and tens of requests do. Not a neural network: that needs thousands, and knows nothing outside of what
+//! it has seen. What is not linear is left to the residual.
+//!
+//! Samples weigh by the inverse square of what was expected, since errors are proportional to times; a sample that is far off
+//! weighs less (Huber). Older samples weigh less by [`MEMORY`] each time. No coefficient is negative: coordinate
+//! descent on the normal equations, started from the last solution, finds that minimum.
+
+/// Number of coefficients.
+pub(super) const TERMS: usize = 8;
+
+/// What a request takes, in the unit of each coefficient; sums of several requests are of the same kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Work(pub(super) [f64; TERMS]);
+
+/// Tokens prefilled in a step, at vLLM's default budget.
+const CHUNK_TOKENS: f64 = 2048.0;
+/// What a sample weighs after the next.
+const MEMORY: f64 = 0.985;
+/// Samples that the prior counts for.
+const PRIOR_SAMPLES: f64 = 0.5;
+/// Relative error beyond which a sample's weight falls.
+const HUBER: f64 = 0.5;
+/// Added to expected times before they divide: below it, errors are absolute, s.
+const RESOLUTION_S: f64 = 0.02;
+/// Coefficients before the first sample, s: a request; 1,000 prompt tokens; a request that queues; 1,000 uncached
+/// tokens; a million pairs of query and key; a step beside 100,000 tokens in decode; a request in decode; 100,000
+/// tokens in decode. About an A30 with a model of 8B: slow enough that what is learned is good news.
+pub(super) const GENERIC: [f64; TERMS] = [0.02, 0.003, 0.002, 0.12, 0.002, 0.01, 0.0002, 0.01];
+
+impl Work {
+    /// What a prefill makes those behind it wait for.
+    pub(super) fn of_prefill(prompt_tokens: u32, uncached_tokens: u32, decode_tokens: f64) -> Self {
+        let (prompt, uncached) = (f64::from(prompt_tokens) / 1e3, f64::from(uncached_tokens) / 1e3);
+        let pairs = uncached * (prompt - uncached / 2.0).max(0.0);
+        let steps = f64::from(uncached_tokens) / CHUNK_TOKENS;
+        Self([0.0, 0.0, 1.0, uncached, pairs, steps * decode_tokens / 1e5, 0.0, 0.0])
+    }
+
+    /// What a request waits for by itself.
+    pub(super) fn constant(prompt_tokens: u32, decode_requests: u32, decode_tokens: f64) -> Self {
+        let prompt = f64::from(prompt_tokens) / 1e3;
+        Self([1.0, prompt, 0.0, 0.0, 0.0, 0.0, f64::from(decode_requests), decode_tokens / 1e5])
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        for (sum, term) in self.0.iter_mut().zip(other.0) {
+            *sum += term;
+        }
+    }
+
+    pub(super) fn subtract(&mut self, other: &Self) {
+        for (sum, term) in self.0.iter_mut().zip(other.0) {
+            *sum -= term;
+        }
+    }
+}
+
+/// Normal equations and their solution.
+#[derive(Clone, Debug)]
+pub(super) struct Law {
+    squares: [[f64; TERMS]; TERMS],
+    products: [f64; TERMS],
+    coefficients: [f64; TERMS],
+    samples: u64,
+}
+
+impl Default for Law {
+    fn default() -> Self {
+        Self {
+            squares: [[0.0; TERMS]; TERMS],
+            products: [0.0; TERMS],
+            coefficients: GENERIC,
+            samples: 0,
+        }
+    }
+}
+
+impl Law {
+    /// Seconds that `work` takes.
+    pub(super) fn secs(&self, work: &Work) -> f64 {
+        self.coefficients.iter().zip(work.0).map(|(coefficient, term)| coefficient * term).sum()
+    }
+
+    pub(super) const fn coefficients(&self) -> &[f64; TERMS] {
+        &self.coefficients
+    }
+
+    pub(super) const fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// `work` has taken `secs`.
+    pub(super) fn learn(&mut self, work: &Work, secs: f64, prior: &[f64; TERMS]) {
+        let expected = self.secs(work);
+        let scale = expected.max(0.0) + RESOLUTION_S;
+        let error = ((secs - expected) / scale).abs();
+        let weight = (HUBER / error.max(HUBER)) / (scale * scale);
+        for (row, &x) in self.squares.iter_mut().zip(&work.0) {
+            for (square, &other) in row.iter_mut().zip(&work.0) {
+                *square = *square * MEMORY + weight * x * other;
+            }
+        }
+        for (product, &x) in self.products.iter_mut().zip(&work.0) {
+            *product = *product * MEMORY + weight * x * secs;
+        }
+        self.samples += 1;
+        self.solve(prior);
+    }
+
+    /// Coordinate descent to the non-negative minimum.
+    fn solve(&mut self, prior: &[f64; TERMS]) {
+        for _ in 0..4 {
+            for term in 0..TERMS {
+                let width = prior[term] + 0.1 * GENERIC[term];
+                let ridge = PRIOR_SAMPLES / (width * width);
+                let mut rest = self.products[term] + ridge * prior[term];
+                for other in (0..TERMS).filter(|&other| other != term) {
+                    rest -= self.squares[term][other] * self.coefficients[other];
+                }
+                self.coefficients[term] = (rest / (self.squares[term][term] + ridge)).max(0.0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prefills with different lengths, cached shares and loads.
+    fn works() -> impl Iterator<Item = Work> {
+        (0..400_u32).map(|number| {
+            let prompt = 500 + 7919 * number % 9000;
+            let uncached = prompt - prompt * (number % 4) / 5;
+            let decode = number % 11;
+            let mut work = Work::of_prefill(prompt, uncached, f64::from(decode) * 2000.0);
+            work.add(&Work::constant(prompt, decode, f64::from(decode) * 2000.0));
+            work
+        })
+    }
+
+    fn learned(truth: impl Fn(usize, &Work) -> f64) -> Law {
+        let mut law = Law::default();
+        for (number, work) in works().enumerate() {
+            law.learn(&work, truth(number, &work), &GENERIC);
+        }
+        law
+    }
+
+    fn worst_error(law: &Law, truth: &Law) -> f64 {
+        works().map(|work| (law.secs(&work) / truth.secs(&work) - 1.0).abs()).fold(0.0, f64::max)
+    }
+
+    fn a100() -> Law {
+        let coefficients = [0.015, 0.0028, 0.0, 0.045, 0.0012, 0.02, 0.0001, 0.03];
+        Law { coefficients, ..Law::default() }
+    }
+
+    #[test]
+    fn another_gpu_is_learned_in_tens_of_requests() {
+        let truth = a100();
+        assert!(worst_error(&Law::default(), &truth) > 0.8, "it starts far off");
+        let mut law = Law::default();
+        works().take(40).for_each(|work| law.learn(&work, truth.secs(&work), &GENERIC));
+        assert!(worst_error(&law, &truth) < 0.15, "{}", worst_error(&law, &truth));
+        let law = learned(|_, work| truth.secs(work));
+        assert!(worst_error(&law, &truth) < 0.1, "{}", worst_error(&law, &truth));
+    }
+
+    #[test]
+    fn one_wild_sample_in_ten_does_little_harm() {
+        let truth = a100();
+        let law =
+            learned(|number, work| truth.secs(work) * if number % 10 == 3 { 20.0 } else { 1.0 });
+        assert!(worst_error(&law, &truth) < 0.8, "{}", worst_error(&law, &truth));
+    }
+
+    #[test]
+    fn no_coefficient_is_negative() {
+        let law = learned(|_, work| 1.0 / (1.0 + work.0[3]));
+        assert!(law.coefficients().iter().all(|&coefficient| coefficient >= 0.0));
+    }
+}
