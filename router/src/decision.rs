@@ -41,6 +41,8 @@ pub struct Candidate {
     pub load: Load,
     /// Time to first token expected here, from a policy that predicts it.
     pub predicted_ttft: Option<Duration>,
+    /// Bounds between which the policy expects nine TTFTs in ten to be, if it says.
+    pub predicted_ttft_range: Option<[Duration; 2]>,
 }
 
 /// The rule behind a choice.
@@ -81,6 +83,12 @@ pub enum Reason {
     Explore,
     /// Where users with so many tokens belong.
     Fairness,
+    /// Too little is known to predict: a heuristic's choice.
+    ColdStart,
+    /// By lot a heuristic's choice, to compare with.
+    Holdout,
+    /// The learned choice has lost to a heuristic, which decides until it does not any more.
+    Guardrail,
 }
 
 impl Reason {
@@ -104,6 +112,9 @@ impl Reason {
             Self::LeastLatency => "least-latency",
             Self::Explore => "explore",
             Self::Fairness => "fairness",
+            Self::ColdStart => "cold-start",
+            Self::Holdout => "holdout",
+            Self::Guardrail => "guardrail",
         }
     }
 }
@@ -156,6 +167,9 @@ mod tests {
             Reason::LeastLatency,
             Reason::Explore,
             Reason::Fairness,
+            Reason::ColdStart,
+            Reason::Holdout,
+            Reason::Guardrail,
         ];
         for reason in reasons {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());

@@ -87,4 +87,4 @@ pub use policy::{DynamoParams, PrefixCacheParams, PrefixHitThresholdParams};
 pub use request::{BlockHash, Request, RequestId};
 pub use router::Router;
 pub use time::{Duration, Time};
-pub use training::{Model, TrainingJob};
+pub use training::{Learning, Model, TrainingJob};

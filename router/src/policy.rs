@@ -48,7 +48,7 @@ use crate::prefix_index::Match;
 use crate::request::Request;
 use crate::rng::Rng;
 use crate::time::Time;
-use crate::training::{Model, TrainingJob};
+use crate::training::{Learning, Model, TrainingJob};
 
 pub use dynamo::DynamoParams;
 pub use prefix_cache::PrefixCacheParams;
@@ -80,6 +80,11 @@ pub(crate) trait Policy: Debug + Send {
 
     /// Takes the result into use.
     fn install(&mut self, _now: Time, _model: Model) {}
+
+    /// How learning goes, if it learns.
+    fn learning(&self) -> Option<Learning> {
+        None
+    }
 }
 
 /// What a policy hears of.
@@ -100,7 +105,7 @@ pub(crate) enum Fact<'a> {
 }
 
 /// The algorithm behind a configuration.
-pub(crate) fn build(config: &PolicyConfig) -> Box<dyn Policy> {
+pub(crate) fn build(config: &PolicyConfig, seed: u64) -> Box<dyn Policy> {
     match config {
         PolicyConfig::Random => Box::new(random::Random),
         PolicyConfig::RoundRobin => Box::new(round_robin::RoundRobin::default()),
@@ -131,7 +136,7 @@ pub(crate) fn build(config: &PolicyConfig) -> Box<dyn Policy> {
         PolicyConfig::LeastLatency => Box::new(least_latency::LeastLatency::default()),
         PolicyConfig::Vtc => Box::new(vtc::Vtc::default()),
         PolicyConfig::JoinShortestWork => Box::new(join_shortest_work::JoinShortestWork::default()),
-        PolicyConfig::Lodestar => Box::<lodestar::Lodestar>::default(),
+        PolicyConfig::Lodestar => Box::new(lodestar::Lodestar::new(Rng::fork(seed, "learning"))),
     }
 }
 
@@ -142,6 +147,8 @@ pub(crate) struct Choice {
     pub(crate) index: usize,
     pub(crate) reason: Reason,
     pub(crate) propensity: f64,
+    /// Whether something else is believed to be better.
+    pub(crate) explored: bool,
     pub(crate) candidates: Vec<Candidate>,
 }
 
@@ -278,6 +285,7 @@ impl<'a> Eligible<'a> {
             prefix_hit_tokens: self.prefix_hit_tokens(index),
             load: instance.load,
             predicted_ttft: None,
+            predicted_ttft_range: None,
         }
     }
 
@@ -311,7 +319,7 @@ impl<'a> Eligible<'a> {
         let count = ties.clone().count();
         let drawn = if count == 1 { 0 } else { rng.below(count) };
         let index = ties.nth(drawn).expect("fewer are drawn past than tie");
-        Choice { index, reason, propensity: 1.0 / count as f64, candidates }
+        Choice { index, reason, propensity: 1.0 / count as f64, explored: false, candidates }
     }
 }
 

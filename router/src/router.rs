@@ -16,7 +16,7 @@ use crate::prefix_knowledge::PrefixKnowledge;
 use crate::request::{Request, RequestId};
 use crate::rng::Rng;
 use crate::time::Time;
-use crate::training::{Model, TrainingJob};
+use crate::training::{Learning, Model, TrainingJob};
 
 /// Chooses an instance for each request. What it decides depends on its configuration, its seed and the
 /// sequence of calls, and on nothing else.
@@ -43,7 +43,7 @@ impl Router {
         let sources = Sources::of(&policy, information);
         Self {
             block_tokens,
-            policy: policy::build(&policy),
+            policy: policy::build(&policy, seed),
             rng: Rng::fork(seed, "policy"),
             fleet: Fleet::default(),
             ledger: Ledger::default(),
@@ -92,7 +92,7 @@ impl Router {
         Ok(Decision {
             instance: instance.id,
             reason: choice.reason,
-            explored: false,
+            explored: choice.explored,
             propensity: choice.propensity,
             prefix_hit_tokens,
             candidates: choice.candidates,
@@ -149,6 +149,11 @@ impl Router {
     /// Takes the result of a [`TrainingJob`] into use.
     pub fn install(&mut self, now: Time, model: Model) {
         self.policy.install(now, model);
+    }
+
+    /// How the policy's learning goes, if it learns.
+    pub fn learning(&self) -> Option<Learning> {
+        self.policy.learning()
     }
 
     /// The instances and what each owes, for dashboards and tests.

@@ -43,3 +43,18 @@ impl TrainingJob {
         Model { network, adam, loss }
     }
 }
+
+/// How the learning of a policy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Learning {
+    /// First tokens it has learned from.
+    pub samples: u64,
+    /// Part of the last hundred or so requests whose TTFT lay in the predicted range; nine in ten should.
+    pub coverage: f64,
+    /// Factor by which predictions of TTFT are off, either way; 1 is exact.
+    pub error_factor: f64,
+    /// Whether the network's correction is in use.
+    pub trusts_network: bool,
+    /// Whether a heuristic has taken over.
+    pub has_stepped_back: bool,
+}

@@ -25,7 +25,13 @@ impl Policy for PowerOfTwo {
         let (low, high) = draw_two(eligible.len(), rng);
         let mut candidates = vec![eligible.candidate(low, score(low))];
         if low == high {
-            return Choice { index: low, reason: Reason::PowerOfTwo, propensity: 1.0, candidates };
+            return Choice {
+                index: low,
+                reason: Reason::PowerOfTwo,
+                propensity: 1.0,
+                explored: false,
+                candidates,
+            };
         }
         candidates.push(eligible.candidate(high, score(high)));
         let (index, propensity) = match score(low).total_cmp(&score(high)) {
@@ -33,7 +39,7 @@ impl Policy for PowerOfTwo {
             std::cmp::Ordering::Greater => (high, 1.0),
             std::cmp::Ordering::Equal => ([low, high][rng.below(2)], 0.5),
         };
-        Choice { index, reason: Reason::PowerOfTwo, propensity, candidates }
+        Choice { index, reason: Reason::PowerOfTwo, propensity, explored: false, candidates }
     }
 }
 

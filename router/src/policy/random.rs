@@ -19,7 +19,13 @@ impl Policy for Random {
     ) -> Choice {
         let index = rng.below(eligible.len());
         let propensity = 1.0 / eligible.len() as f64;
-        Choice { index, reason: Reason::Random, propensity, candidates: Vec::new() }
+        Choice {
+            index,
+            reason: Reason::Random,
+            propensity,
+            explored: false,
+            candidates: Vec::new(),
+        }
     }
 }
 

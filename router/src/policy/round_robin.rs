@@ -27,7 +27,13 @@ impl Policy for RoundRobin {
         });
         let index = if next < eligible.len() { next } else { 0 };
         self.last = Some((eligible.get(index).id, index));
-        Choice { index, reason: Reason::RoundRobin, propensity: 1.0, candidates: Vec::new() }
+        Choice {
+            index,
+            reason: Reason::RoundRobin,
+            propensity: 1.0,
+            explored: false,
+            candidates: Vec::new(),
+        }
     }
 }
 

@@ -68,7 +68,13 @@ impl Policy for SessionAffinity {
             && let Some(index) = eligible.index_of(home.instance)
         {
             let candidates = vec![eligible.candidate(index, 0.0)];
-            return Choice { index, reason: Reason::Session, propensity: 1.0, candidates };
+            return Choice {
+                index,
+                reason: Reason::Session,
+                propensity: 1.0,
+                explored: false,
+                candidates,
+            };
         }
         eligible.lowest(Reason::LeastRequests, rng, |index| f64::from(eligible.requests(index)))
     }

@@ -92,6 +92,14 @@ impl Law {
         self.samples
     }
 
+    /// Forgets nearly everything it was taught: what it has learned stays until new samples say otherwise.
+    pub(super) fn doubt(&mut self) {
+        const KEPT: f64 = 0.02;
+        self.squares.iter_mut().flatten().for_each(|square| *square *= KEPT);
+        self.products.iter_mut().for_each(|product| *product *= KEPT);
+        self.samples = self.samples.min(4);
+    }
+
     /// `work` has taken `secs`.
     pub(super) fn learn(&mut self, work: &Work, secs: f64, prior: &[f64; TERMS]) {
         let expected = self.secs(work);

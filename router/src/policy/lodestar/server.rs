@@ -2,13 +2,40 @@
 
 use std::collections::VecDeque;
 
-use super::law::{Law, Work};
+use super::caution::Arm;
+use super::law::{Law, TERMS, Work};
+use super::residual::Features;
 use super::reuse::Turnover;
 use crate::request::RequestId;
 use crate::time::Time;
 
 /// Time constant of averages, s.
 const AVERAGE_S: f64 = 30.0;
+/// Time without a sample after which what is known counts as half as many, s.
+const HALF_LIFE_S: f64 = 60.0;
+/// By how much the time on an instance without samples is discounted.
+const DOUBT: f64 = 0.5;
+/// Weight of the next error in the mean by which drift is noticed, and how large that gets by then: a factor of 2.
+const DRIFT_WEIGHT: f64 = 0.1;
+const DRIFT: f64 = std::f64::consts::LN_2;
+/// Largest error that counts, as a logarithm.
+const DRIFT_ERROR_MAX: f64 = 1.5;
+/// Samples before and between two alarms.
+const DRIFT_SAMPLES: u32 = 8;
+/// Time that a head may be late, whatever it was expected to take, s: steps, networks.
+const LATENESS_S: f64 = 0.1;
+/// A head that takes so many times as long as expected is a sign that the instance has become slow.
+const OVERDUE: f64 = 2.0;
+
+/// How a request's place was described, and what was expected there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    pub(super) features: Features,
+    pub(super) expected_s: f64,
+    pub(super) predicted_s: f64,
+    /// Who chose it.
+    pub(super) arm: Arm,
+}
 
 /// A request without a first token.
 #[derive(Clone, Debug)]
@@ -17,6 +44,8 @@ struct Queued {
     work: Work,
     /// With everything ahead of it when it came, and what does not queue.
     total: Work,
+    /// How it was described when it came, and what it was expected to take, s.
+    place: Place,
     /// For how long the head of the queue had been served by then, s.
     elapsed_s: f64,
     routed_at: Time,
@@ -30,7 +59,11 @@ pub(super) struct Server {
     ahead: Work,
     /// When the instance turned to the head of the queue.
     head_started: Time,
-    pub(super) law: Law,
+    law: Law,
+    sampled_at: Time,
+    /// Mean logarithm of actual over expected, and samples since the last alarm.
+    drift: f64,
+    since_alarm: u32,
     /// Share of time with a queue.
     busy: f64,
     /// Until when `busy` is known.
@@ -45,6 +78,9 @@ pub(super) struct Server {
 pub(super) struct Sample {
     pub(super) work: Work,
     pub(super) secs: f64,
+    /// From routing to the first token, s.
+    pub(super) ttft_s: f64,
+    pub(super) place: Place,
 }
 
 impl Server {
@@ -52,8 +88,51 @@ impl Server {
     pub(super) fn wait_secs(&self, now: Time) -> f64 {
         let Some(head) = self.queue.front() else { return 0.0 };
         let all = self.law.secs(&self.ahead);
-        let elapsed = self.elapsed(now).min(self.law.secs(&head.work));
-        (all - elapsed).max(0.0)
+        let elapsed = self.elapsed(now);
+        let left = (all - elapsed.min(self.law.secs(&head.work))).max(0.0);
+        // If it is slow now, it is so for all of them; and what is late is expected to be as late again.
+        let slowdown = elapsed / (OVERDUE * (self.law.secs(&head.work) + LATENESS_S));
+        if slowdown > 1.0 { slowdown * (left + elapsed / OVERDUE) } else { left }
+    }
+
+    /// What is known of its speed; of one that has shown nothing yet, what is known of the fleet.
+    pub(super) fn law<'a>(&'a self, fleet: &'a Law) -> &'a Law {
+        if self.law.samples() == 0 { fleet } else { &self.law }
+    }
+
+    /// By how much to discount times here, so that it is tried: half without samples, less the more and the newer they are.
+    pub(super) fn doubt(&self, now: Time) -> f64 {
+        let age_s = now.saturating_since(self.sampled_at).as_secs_f64();
+        let samples = self.law.samples() as f64 * libm::exp2(-age_s / HALF_LIFE_S);
+        DOUBT / (1.0 + samples).sqrt()
+    }
+
+    /// Learns from a first token. Answers whether the instance is not what it was.
+    pub(super) fn learn(&mut self, now: Time, sample: &Sample, fleet: &[f64; TERMS]) -> bool {
+        let ln = |secs: f64| libm::log(secs.max(1e-3));
+        let error = ln(sample.secs) - ln(self.law.secs(&sample.work));
+        self.drift += DRIFT_WEIGHT * (error.clamp(-DRIFT_ERROR_MAX, DRIFT_ERROR_MAX) - self.drift);
+        self.since_alarm += 1;
+        self.sampled_at = now;
+        let has_changed = self.since_alarm > DRIFT_SAMPLES && self.drift.abs() > DRIFT;
+        if has_changed {
+            self.law.doubt();
+            (self.drift, self.since_alarm) = (0.0, 0);
+        }
+        self.law.learn(&sample.work, sample.secs, fleet);
+        has_changed
+    }
+
+    /// Requests without a first token.
+    pub(super) fn queued_requests(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How much longer the head takes than expected, as a multiple of that.
+    pub(super) fn head_overrun(&self, now: Time) -> f64 {
+        let Some(head) = self.queue.front() else { return 0.0 };
+        let expected = self.law.secs(&head.work) + 0.01;
+        (self.elapsed(now) / expected - 1.0).clamp(0.0, 10.0)
     }
 
     fn elapsed(&self, now: Time) -> f64 {
@@ -64,7 +143,13 @@ impl Server {
     }
 
     /// A request is routed here.
-    pub(super) fn push(&mut self, now: Time, request: RequestId, work: Work, constant: Work) {
+    pub(super) fn push(
+        &mut self,
+        now: Time,
+        request: RequestId,
+        (work, constant): (Work, Work),
+        place: Place,
+    ) {
         self.settle(now);
         let elapsed_s = self.elapsed(now);
         if self.queue.is_empty() {
@@ -73,7 +158,7 @@ impl Server {
         self.ahead.add(&work);
         let mut total = self.ahead;
         total.add(&constant);
-        self.queue.push_back(Queued { request, work, total, elapsed_s, routed_at: now });
+        self.queue.push_back(Queued { request, work, total, place, elapsed_s, routed_at: now });
     }
 
     /// A request has its first token, or ended without one.
@@ -89,13 +174,19 @@ impl Server {
         if position == 0 {
             self.head_started = now;
         }
-        let secs = now.saturating_since(queued.routed_at).as_secs_f64() + queued.elapsed_s;
-        Some(Sample { work: queued.total, secs })
+        let ttft_s = now.saturating_since(queued.routed_at).as_secs_f64();
+        let Queued { total, place, elapsed_s, .. } = queued;
+        Some(Sample { work: total, secs: ttft_s + elapsed_s, ttft_s, place })
     }
 
     /// Share of the time until now in which it had a queue, the last half minute above all.
     pub(super) fn utilisation(&mut self, now: Time) -> f64 {
         self.settle(now);
+        self.busy
+    }
+
+    /// The same as of its last change or question.
+    pub(super) const fn busy(&self) -> f64 {
         self.busy
     }
 
@@ -122,7 +213,7 @@ mod tests {
         for (id, &tokens) in (0..).zip(tokens) {
             // The second half of a prompt without pairs.
             let work = Work::of_prefill(0, tokens, 0.0);
-            server.push(at(0), RequestId(id), work, Work::default());
+            server.push(at(0), RequestId(id), (work, Work::default()), Place::default());
         }
         server
     }
@@ -134,7 +225,9 @@ mod tests {
         assert!((wait(0) - 0.364).abs() < 1e-9);
         assert!((wait(100) - 0.264).abs() < 1e-9);
         // The head should be done after 122 ms; while it is not, the second has not begun.
-        assert!((wait(122) - 0.242).abs() < 1e-9 && (wait(5000) - 0.242).abs() < 1e-9);
+        assert!((wait(122) - 0.242).abs() < 1e-9 && (wait(400) - 0.242).abs() < 1e-9);
+        // Five seconds are 5 / (2 * 0.222) times too many: that for the second, and for half of the time it is late.
+        assert!((wait(5000) - 5.0 / 0.444 * (0.242 + 2.5)).abs() < 1e-6, "{}", wait(5000));
         assert!(Server::default().wait_secs(at(5)).abs() < 1e-12);
     }
 
@@ -146,7 +239,7 @@ mod tests {
         assert!((server.wait_secs(at(100)) - 0.242).abs() < 1e-9, "the second one starts");
         // The third comes 50 ms into the second.
         let work = Work::of_prefill(0, 3000, 0.0);
-        server.push(at(150), RequestId(2), work, Work::default());
+        server.push(at(150), RequestId(2), (work, Work::default()), Place::default());
         server.pop(at(300), RequestId(1)).unwrap();
         let third = server.pop(at(600), RequestId(2)).unwrap();
         assert!((third.secs - 0.5).abs() < 1e-9, "from when the second began: {third:?}");
@@ -161,7 +254,7 @@ mod tests {
     fn utilisation_is_the_share_of_time_with_a_queue() {
         let mut server = Server::default();
         for second in 0..200 {
-            server.push(at(1000 * second), RequestId(second), Work::default(), Work::default());
+            server.push(at(1000 * second), RequestId(second), Default::default(), Place::default());
             server.pop(at(1000 * second + 250), RequestId(second));
         }
         let utilisation = server.utilisation(at(200_000));

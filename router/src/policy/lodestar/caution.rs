@@ -1,0 +1,205 @@
+//! Doubt in oneself: how often to try something else, and when to let a heuristic decide.
+//!
+//! A small share of requests is a holdout that the heuristic routes, and a small share explores. Both grow when predictions go wrong,
+//! since that is when there is something to learn, and shrink to almost nothing when they are right, since
+//! a worse choice for one request in a hundred is already a worse P99. Exploration stays within a budget: what it
+//! is expected to cost is never more than [`REGRET_SHARE`] of all expected times.
+//!
+//! Requests are assigned by lot, so the two groups differ in nothing else, and their times can be compared: if the learned
+//! choice loses with confidence, the heuristic takes over, and the learned choice becomes the small group until it does not lose any more.
+//! Logarithms are compared: one wild time must not decide.
+
+use crate::rng::Rng;
+
+/// Samples of the fleet before the learned choice is used at all.
+pub(super) const COLD_SAMPLES: u64 = 8;
+/// Share of a small group when all is well, and by how much it grows at most.
+const HOLDOUT_SHARE: f64 = 0.001;
+const HOLDOUT_GROWTH: f64 = 0.05;
+const EXPLORE_SHARE: f64 = 0.0005;
+const EXPLORE_GROWTH: f64 = 0.01;
+/// Share of the learned choice after it has stepped back.
+const PROBE_SHARE: f64 = 0.1;
+/// Mean absolute logarithm of actual over predicted TTFT up to which predictions are right, and from which they are wrong.
+const RIGHT: f64 = 0.5;
+const WRONG: f64 = 1.5;
+/// Weight of the next error in the mean.
+const ERROR_WEIGHT: f64 = 0.02;
+/// What exploring may be expected to cost, as part of all expected times.
+const REGRET_SHARE: f64 = 0.005;
+/// Standard errors by which the learned choice must lose to step back, and below which it returns.
+const STEP_BACK: f64 = 3.0;
+const RETURN: f64 = 1.5;
+/// Times in each group before they are compared.
+const COMPARED: f64 = 30.0;
+/// Times that a group remembers.
+const REMEMBERED: f64 = 100.0;
+
+/// Who decides about a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Arm {
+    /// The learned choice.
+    #[default]
+    Learned,
+    /// The heuristic.
+    Heuristic,
+    /// The lot, among those that are not much worse.
+    Explore,
+}
+
+/// Shares of the arms; together 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shares {
+    pub(super) learned: f64,
+    pub(super) heuristic: f64,
+    pub(super) explore: f64,
+}
+
+/// Mean and variance of logarithms of times, the last ones above all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    count: f64,
+    mean: f64,
+    variance: f64,
+}
+
+impl Tally {
+    fn add(&mut self, value: f64) {
+        self.count = (self.count + 1.0).min(REMEMBERED);
+        let weight = 1.0 / self.count;
+        let difference = value - self.mean;
+        self.mean += weight * difference;
+        self.variance = (1.0 - weight) * (self.variance + weight * difference * difference);
+    }
+}
+
+/// What the router thinks of its own choices.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caution {
+    learned: Tally,
+    heuristic: Tally,
+    stepped_back: bool,
+    /// Mean absolute logarithm of actual over predicted.
+    log_error: f64,
+    expected_s: f64,
+    regret_s: f64,
+}
+
+impl Caution {
+    /// Whether the heuristic has taken over.
+    pub(super) const fn has_stepped_back(&self) -> bool {
+        self.stepped_back
+    }
+
+    /// Mean absolute logarithm of actual over predicted TTFT.
+    pub(super) const fn log_error(&self) -> f64 {
+        self.log_error
+    }
+
+    /// 0 when predictions are right, 1 when they are useless.
+    pub(super) fn doubt(&self) -> f64 {
+        ((self.log_error - RIGHT) / (WRONG - RIGHT)).clamp(0.0, 1.0)
+    }
+
+    pub(super) fn shares(&self) -> Shares {
+        let doubt = self.doubt();
+        let small = HOLDOUT_SHARE + HOLDOUT_GROWTH * doubt;
+        let affordable = self.regret_s < REGRET_SHARE * self.expected_s;
+        let explore = if affordable { EXPLORE_SHARE + EXPLORE_GROWTH * doubt } else { 0.0 };
+        let heuristic = if self.stepped_back { 1.0 - PROBE_SHARE - explore } else { small };
+        Shares { learned: 1.0 - heuristic - explore, heuristic, explore }
+    }
+
+    /// Draws who decides.
+    pub(super) fn draw(&self, shares: Shares, rng: &mut Rng) -> Arm {
+        let drawn = rng.unit();
+        if drawn < shares.heuristic {
+            Arm::Heuristic
+        } else if drawn < shares.heuristic + shares.explore {
+            Arm::Explore
+        } else {
+            Arm::Learned
+        }
+    }
+
+    /// A request goes where it should take `expected_s`, which is `regret_s` more than elsewhere.
+    pub(super) fn spend(&mut self, expected_s: f64, regret_s: f64) {
+        self.expected_s += expected_s;
+        self.regret_s += regret_s.max(0.0);
+    }
+
+    /// A request that an arm routed has its first token.
+    pub(super) fn learn(&mut self, arm: Arm, predicted_s: f64, actual_s: f64) {
+        let ln = |secs: f64| libm::log(secs.max(1e-3));
+        let error = (ln(actual_s) - ln(predicted_s)).abs();
+        self.log_error += ERROR_WEIGHT * (error - self.log_error);
+        match arm {
+            Arm::Learned => self.learned.add(ln(actual_s)),
+            Arm::Heuristic => self.heuristic.add(ln(actual_s)),
+            Arm::Explore => return,
+        }
+        let (learned, heuristic) = (self.learned, self.heuristic);
+        if learned.count < COMPARED || heuristic.count < COMPARED {
+            return;
+        }
+        let variance = learned.variance / learned.count + heuristic.variance / heuristic.count;
+        let lost = (learned.mean - heuristic.mean) / variance.max(1e-12).sqrt();
+        if !self.stepped_back && lost > STEP_BACK || self.stepped_back && lost < RETURN {
+            self.stepped_back = !self.stepped_back;
+            // The next verdict is on new evidence.
+            (self.learned, self.heuristic) = Default::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tells it of requests that take so long on each arm, with noise of a factor of two either way.
+    fn serve(caution: &mut Caution, requests: usize, learned_s: f64, heuristic_s: f64) {
+        let mut rng = Rng::fork(5, "test");
+        for _ in 0..requests {
+            let arm = caution.draw(caution.shares(), &mut rng);
+            let secs = if arm == Arm::Heuristic { heuristic_s } else { learned_s };
+            caution.spend(secs, 0.0);
+            caution.learn(arm, 0.1, secs * libm::exp2(2.0 * rng.unit() - 1.0));
+        }
+    }
+
+    #[test]
+    fn who_loses_steps_back_and_returns() {
+        let mut caution = Caution::default();
+        serve(&mut caution, 3000, 0.5, 0.1);
+        assert!(caution.has_stepped_back());
+        let shares = caution.shares();
+        assert!(shares.learned <= PROBE_SHARE + 1e-12 && shares.heuristic > 0.8, "{shares:?}");
+        serve(&mut caution, 6000, 0.1, 0.1);
+        assert!(!caution.has_stepped_back());
+    }
+
+    #[test]
+    fn who_wins_or_draws_stays() {
+        for (learned_s, heuristic_s) in [(0.1, 0.5), (0.1, 0.1)] {
+            let mut caution = Caution::default();
+            for _ in 0..20 {
+                serve(&mut caution, 1000, learned_s, heuristic_s);
+                assert!(!caution.has_stepped_back());
+            }
+        }
+    }
+
+    #[test]
+    fn more_is_tried_when_predictions_fail_and_never_above_the_budget() {
+        let mut caution = Caution::default();
+        caution.spend(1.0, 0.0);
+        let calm = caution.shares();
+        assert!(calm.explore + calm.heuristic < 0.01, "P99 is not touched: {calm:?}");
+        (0..200).for_each(|_| caution.learn(Arm::Learned, 0.1, 1.0));
+        let wild = caution.shares();
+        assert!(wild.explore > 10.0 * calm.explore && wild.heuristic > 10.0 * calm.heuristic);
+        caution.spend(1.0, 0.02);
+        assert!(caution.shares().explore <= 0.0, "the budget is spent");
+        assert!((wild.explore + wild.heuristic + wild.learned - 1.0).abs() < 1e-12);
+    }
+}
