@@ -1,5 +1,6 @@
 //! `lodestar scenario`: what can be swept.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use lodestar_scenarios::scenario::{
     Scenario, catalog_text, read_axes, read_scenario, scenario_names,
 };
 use lodestar_scenarios::sweep::{Agreement, comparison_of, saturate};
+use lodestar_sim::{PlannedEvent, PlannedKind};
 
 /// Check, list and show scenarios
 #[derive(Args, Debug)]
@@ -68,6 +70,9 @@ fn check(scenario: &Scenario) -> anyhow::Result<()> {
         let requests = cell.content.requests(cell.rate_rps, 1)?.len();
         writeln!(out, "{:<44} {requests:>8} requests", cell.id)?;
     }
+    for event in &scenario.plan {
+        writeln!(out, "{}", describe(event, &names_of(scenario, event.instance)?))?;
+    }
     let labels: Vec<_> = contenders.iter().map(|contender| contender.label.as_str()).collect();
     writeln!(out, "policies {}; baseline {}", labels.join(", "), scenario.baseline)?;
     let runs = cells.len() as u64 * labels.len() as u64 * seeds;
@@ -77,6 +82,37 @@ fn check(scenario: &Scenario) -> anyhow::Result<()> {
         cells.len(),
         labels.len()
     )?)
+}
+
+/// What an instance is called in the scenario's fleets.
+fn names_of(scenario: &Scenario, instance: usize) -> anyhow::Result<String> {
+    let mut names = BTreeSet::new();
+    for cell in &scenario.cells {
+        names.insert(scenario.cluster(cell)?.instances[instance].name.clone());
+    }
+    Ok(Vec::from_iter(names).join(" or "))
+}
+
+/// An event in a line.
+fn describe(event: &PlannedEvent, names: &str) -> String {
+    let (what, until) = match event.kind {
+        PlannedKind::Join => ("joins".to_owned(), None),
+        PlannedKind::Drain => ("drains".to_owned(), None),
+        PlannedKind::Crash => ("crashes".to_owned(), None),
+        PlannedKind::Return => ("returns".to_owned(), None),
+        PlannedKind::Slow { factor, until } => {
+            (format!("takes {factor} times as long"), Some(until))
+        }
+        PlannedKind::StaleMetrics { delay, until } => {
+            (format!("has metrics {} s late", delay.as_secs_f64()), Some(until))
+        }
+        PlannedKind::LostKvEvents { share, until } => {
+            (format!("loses {} % of its KV events", 100.0 * share), Some(until))
+        }
+    };
+    let until = until.map_or_else(String::new, |end| format!(" until {} s", end.as_secs_f64()));
+    let (at_s, instance) = (event.at.as_secs_f64(), event.instance);
+    format!("at {at_s} s instance {instance} ({names}) {what}{until}")
 }
 
 fn compare(args: &CompareArgs) -> anyhow::Result<()> {

@@ -63,3 +63,27 @@ fn what_cannot_start_is_exit_code_2_and_leaves_nothing() {
         assert!(!folder.path().join("out").exists(), "{wrong:?}");
     }
 }
+
+#[test]
+fn what_happens_to_instances_is_shown_and_checked_before_anything_runs() {
+    let lodestar = |folder: &Path, arguments: &[&str], events: &str| {
+        fs::write(folder.join("s.toml"), SCENARIO.replace("gone.jsonl", "t.jsonl") + events)
+            .expect("written");
+        let trace = "{\"lodestar_trace\":1}\n{\"id\":0,\"at_ns\":9000000000,\"prompt\":\"p0:9\",\"output_tokens\":1}\n";
+        fs::write(folder.join("t.jsonl"), trace).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lodestar"));
+        command.current_dir(folder).args(arguments).output().expect("it starts")
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let crash = "[[event]]\nat_s = 1.5\ninstance = 1\nkind = \"crash\"\n";
+    let output = lodestar(folder.path(), &["scenario", "check", "s.toml"], crash);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("\nat 1.5 s instance 1 (a100-1) crashes\n"), "{said}");
+    for arguments in [&["scenario", "check", "s.toml"][..], &["sweep", "s.toml", "--out", "out"]] {
+        let output = lodestar(folder.path(), arguments, &crash.replace("= 1\n", "= 2\n"));
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("s.toml: `event[0]` cannot happen at 1.5 s to instance 2"), "{said}");
+        assert!(!folder.path().join("out").exists());
+    }
+}

@@ -1,13 +1,14 @@
 //! A scenario: which requests, at which rates, on which fleets, under which policies, how often.
 //!
 //! It is a TOML file (`file.rs`) that a person can read and change; `docs/scenarios.md`
-//! describes the keys. Read and checked it is a [`Scenario`], whose cells (fleet by workload by rate) have a
-//! fixed order, so that shards on different machines agree on what the n-th is.
+//! describes the keys. Read and checked it is a [`Scenario`], whose cells (fleet by workload by rate by number
+//! of routers) have a fixed order, so that shards on different machines agree on what the n-th is.
 
 mod cells;
 mod contender;
 mod content;
 mod error;
+mod event;
 mod file;
 mod find;
 
@@ -22,7 +23,7 @@ use std::collections::BTreeMap;
 use lodestar_router::Information;
 use lodestar_sim::catalog::ModelOnGpu;
 use lodestar_sim::step_time::HingeCoefficients;
-use lodestar_sim::{ClusterConfig, InstanceConfig};
+use lodestar_sim::{ClusterConfig, InstanceConfig, PlannedEvent};
 
 use crate::fleet::{FleetError, read_profile};
 
@@ -35,10 +36,12 @@ pub struct Scenario {
     pub description: String,
     /// The model that every instance serves.
     pub model: String,
-    /// Fleet by workload by rate, in the file's order.
+    /// Fleet by workload by rate by number of routers, in the file's order.
     pub cells: Vec<Cell>,
     /// Who competes, if nobody else is named.
     pub contenders: Vec<Contender>,
+    /// What happens to the instances of every cell during a run, in the order of time.
+    pub plan: Vec<PlannedEvent>,
     /// What policies see.
     pub information: Information,
     /// Runs of each cell and policy, with the seeds 1 to this.
@@ -76,7 +79,11 @@ impl Scenario {
             }
             rest = others;
         }
-        Ok(ClusterConfig::new(instances))
+        Ok(ClusterConfig {
+            plan: self.plan.clone(),
+            router_replicas: cell.router_replicas,
+            ..ClusterConfig::new(instances)
+        })
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Summary {
     pub requests: u64,
     /// Those that got all their output tokens.
     pub finished: u64,
-    /// Those that were refused, by the router or by an engine.
+    /// Those that did not: refused by the router or by an engine, or failed when their instance died.
     pub rejected: u64,
     /// Time to first token, ms.
     pub ttft_ms: Option<Distribution>,

@@ -264,6 +264,7 @@ impl CellIdentity {
             fleet: cell.fleet.to_string(),
             workload: cell.content.name.clone(),
             rate_rps: cell.rate_rps,
+            router_replicas: cell.router_replicas,
         }
     }
 }

@@ -4,22 +4,27 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lodestar_traces::WorkloadConfig;
+use lodestar_sim::{InvalidPlan, PlannedEvent};
+use lodestar_traces::{Arrival, WorkloadConfig};
 
 use super::Scenario;
 use super::contender::{Contender, all_differ};
 use super::content::{Content, Origin};
 use super::error::ScenarioError;
+use super::event::EventEntry;
 use super::file::{ScenarioFile, WorkloadEntry};
 use super::find::beside;
 use crate::digest::sha256;
 use crate::fleet::Fleet;
 use crate::sweep::{Published, read_published};
 
-/// One fleet with one workload at one rate.
+/// Most routers in front of a fleet: beyond it a number is a typing error.
+const MAX_ROUTERS: u32 = 64;
+
+/// One fleet with one workload at one rate, behind some routers.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// `<fleet>--<workload>--<rate>`, a name for a folder.
+    /// `<fleet>--<workload>--<rate>`, and `--<n>-routers` behind several: a name for a folder.
     pub id: String,
     /// The instances.
     pub fleet: Fleet,
@@ -27,6 +32,8 @@ pub struct Cell {
     pub content: Content,
     /// Mean requests per second; as the workload has it, if none.
     pub rate_rps: Option<f64>,
+    /// Routers, each with its own books.
+    pub router_replicas: u32,
 }
 
 /// A file and where it is, for messages and relative paths.
@@ -47,13 +54,12 @@ impl Origins<'_> {
         let file: ScenarioFile = toml::from_str(text).map_err(toml_error)?;
         let sha256 = digest(text.parse().map_err(toml_error)?);
         let fleets = self.fleets(&file)?;
-        let contenders = self.contenders(file.policies)?;
+        let contenders = self.contenders(file.policies.clone())?;
         let published =
             file.measured.as_deref().map_or(Ok(Vec::new()), |path| self.published(path))?;
         if file.seeds == 0 {
             return Err(self.invalid("seeds", "is 0: a sweep needs at least one"));
         }
-        let mut cells = Vec::new();
         if file.workloads.is_empty() {
             return Err(self.invalid("workload", "is empty: add a [[workload]]"));
         }
@@ -62,20 +68,15 @@ impl Origins<'_> {
             .iter()
             .map(|entry| self.content(entry))
             .collect::<Result<Vec<_>, _>>()?;
-        for fleet in &fleets {
-            for (entry, content) in file.workloads.iter().zip(&contents) {
-                for rate_rps in self.rates(entry, fleet)? {
-                    cells.push(Cell::new(fleet, content, rate_rps));
-                }
-            }
-        }
-        self.ids_differ(&cells)?;
+        let cells = self.cells(&file, &fleets, &contents)?;
+        let plan = self.plan(&file.events)?;
         let scenario = Scenario {
             name: file.name,
             description: file.description,
             model: file.model,
             cells,
             contenders,
+            plan,
             information: file.information,
             seeds: file.seeds,
             baseline: file.baseline,
@@ -85,9 +86,89 @@ impl Origins<'_> {
             step_time_factor: file.step_time_factor,
         };
         for cell in &scenario.cells {
-            scenario.cluster(cell).map_err(|error| self.invalid("fleets", error.to_string()))?;
+            let cluster = scenario
+                .cluster(cell)
+                .map_err(|error| self.invalid("fleets", error.to_string()))?;
+            cluster.check_plan().map_err(|InvalidPlan { index, instance, at, reason }| {
+                let last = cell.fleet.instance_count() - 1;
+                let complaint = format!(
+                    "cannot happen at {} s to instance {instance} of {} (0 to {last}): {reason}",
+                    at.as_secs_f64(),
+                    cell.fleet
+                );
+                self.invalid(format!("event[{index}]"), complaint)
+            })?;
         }
+        self.events_are_within(&file.events, &scenario.cells)?;
         Ok(scenario)
+    }
+
+    fn cells(
+        &self,
+        file: &ScenarioFile,
+        fleets: &[Fleet],
+        contents: &[Content],
+    ) -> Result<Vec<Cell>, ScenarioError> {
+        let replicas = &file.router_replicas;
+        if replicas.is_empty() {
+            return Err(self.invalid("router_replicas", "is empty: leave it out for one router"));
+        }
+        if let Some(wrong) = replicas.iter().find(|count| !(1..=MAX_ROUTERS).contains(*count)) {
+            let complaint = format!("has {wrong}, expected 1 to {MAX_ROUTERS}");
+            return Err(self.invalid("router_replicas", complaint));
+        }
+        let mut cells = Vec::new();
+        for fleet in fleets {
+            for (entry, content) in file.workloads.iter().zip(contents) {
+                for rate_rps in self.rates(entry, fleet)? {
+                    let cell = |count: &u32| Cell::new(fleet, content, rate_rps, *count);
+                    cells.extend(replicas.iter().map(cell));
+                }
+            }
+        }
+        self.ids_differ(&cells)?;
+        Ok(cells)
+    }
+
+    fn plan(&self, events: &[EventEntry]) -> Result<Vec<PlannedEvent>, ScenarioError> {
+        let planned = |(index, event): (usize, &EventEntry)| {
+            event.planned().map_err(|(key, complaint)| {
+                let dot = if key.is_empty() { "" } else { "." };
+                self.invalid(format!("event[{index}]{dot}{key}"), complaint)
+            })
+        };
+        events.iter().enumerate().map(planned).collect()
+    }
+
+    /// What would happen when nobody looks any more is a mistake. Runs differ in length by cell and seed; the
+    /// first seed stands for all.
+    fn events_are_within(
+        &self,
+        events: &[EventEntry],
+        cells: &[Cell],
+    ) -> Result<(), ScenarioError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        for cell in cells {
+            let requests = cell.content.requests(cell.rate_rps, 1)?;
+            let sent_ns = requests.iter().filter_map(|request| match request.arrival {
+                Arrival::At { ns } => Some(ns),
+                Arrival::After { .. } => None,
+            });
+            let end_s = sent_ns.max().unwrap_or(0) as f64 / 1e9;
+            for (index, (key, seconds)) in events.iter().map(EventEntry::last_s).enumerate() {
+                if seconds > end_s {
+                    let complaint = format!(
+                        "is {seconds}, but the last request of {} is sent after {end_s:.0} s: give an \
+                         earlier time, or more requests",
+                        cell.id
+                    );
+                    return Err(self.invalid(format!("event[{index}].{key}"), complaint));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn fleets(&self, file: &ScenarioFile) -> Result<Vec<Fleet>, ScenarioError> {
@@ -234,11 +315,14 @@ impl Origins<'_> {
 }
 
 impl Cell {
-    fn new(fleet: &Fleet, content: &Content, rate_rps: Option<f64>) -> Self {
+    fn new(fleet: &Fleet, content: &Content, rate_rps: Option<f64>, router_replicas: u32) -> Self {
         let fleet_name = fleet.to_string().replace(':', "-").replace(',', "_");
         let rate = rate_rps.map_or_else(|| "own-rate".to_owned(), |rate| format!("{rate}rps"));
-        let id = format!("{fleet_name}--{}--{rate}", content.name);
-        Self { id, fleet: fleet.clone(), content: content.clone(), rate_rps }
+        let mut id = format!("{fleet_name}--{}--{rate}", content.name);
+        if router_replicas > 1 {
+            id = format!("{id}--{router_replicas}-routers");
+        }
+        Self { id, fleet: fleet.clone(), content: content.clone(), rate_rps, router_replicas }
     }
 }
 

@@ -8,6 +8,8 @@ use lodestar_sim::catalog::MeasuredEngine;
 use lodestar_traces::WorkloadConfig;
 use serde::Deserialize;
 
+use super::event::EventEntry;
+
 /// Engine settings that differ from vLLM's defaults, by GPU.
 pub(super) type Engines = BTreeMap<String, MeasuredEngine>;
 
@@ -37,6 +39,12 @@ pub(super) struct ScenarioFile {
     /// Every step of a GPU takes so many times as long as its profile says.
     #[serde(default)]
     pub(super) step_time_factor: BTreeMap<String, f64>,
+    /// Routers in front of the fleet, a cell each.
+    #[serde(default = "default_router_replicas")]
+    pub(super) router_replicas: Vec<u32>,
+    /// What happens to instances, in the order of time.
+    #[serde(rename = "event", default)]
+    pub(super) events: Vec<EventEntry>,
     #[serde(rename = "workload")]
     pub(super) workloads: Vec<WorkloadEntry>,
 }
@@ -71,6 +79,10 @@ fn default_model() -> String {
 
 fn default_baseline() -> String {
     "prefix-cache".to_owned()
+}
+
+fn default_router_replicas() -> Vec<u32> {
+    vec![1]
 }
 
 const fn default_seeds() -> u64 {

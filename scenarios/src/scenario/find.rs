@@ -49,8 +49,8 @@ pub fn read_scenario(path_or_name: &str) -> Result<Scenario, ScenarioError> {
     Origins { path: path_or_name, folder: &folder }.scenario(&text)
 }
 
-/// The same without its rates: a cell for each fleet and workload. Loads need knees, and to find these one
-/// needs a scenario without them.
+/// The same without its rates, events and router replicas: a cell for each fleet and workload. Loads need
+/// knees, and to find these one needs a scenario without them, in which nothing happens to the fleet.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
@@ -59,6 +59,9 @@ pub fn read_axes(path_or_name: &str) -> Result<Scenario, ScenarioError> {
     let toml_error =
         |source| ScenarioError::Toml { path: path_or_name.to_owned(), source: Box::new(source) };
     let mut table: toml::Table = text.parse().map_err(toml_error)?;
+    for key in ["event", "router_replicas"] {
+        table.remove(key);
+    }
     let workloads = table.get_mut("workload").and_then(toml::Value::as_array_mut);
     for workload in workloads.into_iter().flatten().filter_map(toml::Value::as_table_mut) {
         for key in ["rates_rps", "loads", "knee_rps"] {

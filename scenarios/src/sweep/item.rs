@@ -64,6 +64,14 @@ pub struct CellIdentity {
     pub workload: String,
     /// Requests per second; null if as the workload has it.
     pub rate_rps: Option<f64>,
+    /// Routers in front of the instances.
+    #[serde(default = "one")]
+    pub router_replicas: u32,
+}
+
+/// Of items from before there could be more.
+const fn one() -> u32 {
+    1
 }
 
 /// What came of a run.

@@ -1,6 +1,6 @@
 //! What is kept of a run: its figures, the TTFT distribution as a curve, and its course at a coarse grain.
 
-use lodestar_sim::{ClusterConfig, RunOutput};
+use lodestar_sim::{ClusterConfig, InstanceConfig, RunOutput};
 use serde::{Deserialize, Serialize};
 
 use crate::quantile::quantile;
@@ -21,7 +21,8 @@ pub struct Measured {
     pub trace_sha256: String,
     /// The figures by which policies are compared.
     pub summary: Summary,
-    /// Refused by the router; the others of `summary.rejected` were refused by an engine.
+    /// Refused by the router; the others of `summary.rejected` were refused by an engine, or failed when their
+    /// instance died.
     pub rejected_by_router: u64,
     /// TTFT at the quantiles `i / (n - 1)`, ms, to the microsecond. Empty if no request has one.
     pub ttft_quantiles_ms: Vec<f64>,
@@ -42,7 +43,7 @@ pub struct Series {
 }
 
 /// One instance over time: means of what was recorded at the end of each second of a bin; null if the whole
-/// cluster was idle.
+/// cluster was idle or the instance was not there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InstanceSeries {
@@ -104,22 +105,26 @@ impl Series {
         }
         let mut load: Vec<(Means, Means)> =
             cluster.instances.iter().map(|_| (Means::new(bins), Means::new(bins))).collect();
+        // One that returns is another member, and the same instance.
+        let instance_of = |member: &InstanceConfig| {
+            let mut instances = cluster.instances.iter();
+            instances.position(|other| other.name == member.name).expect("members are instances")
+        };
+        let instances: Vec<usize> = cluster.members().into_iter().map(instance_of).collect();
         for interval in &output.intervals {
             // The end of an interval belongs to it.
             let bin = bin_of(interval.end.as_nanos().saturating_sub(1));
-            let (waiting, kv) = &mut load[interval.instance.0 as usize];
+            let (waiting, kv) = &mut load[instances[interval.instance.0 as usize]];
             waiting.add(bin, f64::from(interval.waiting_requests));
             kv.add(bin, interval.kv_usage);
         }
         let instances = cluster.instances.iter().zip(load);
         let series =
-            |(instance, (waiting, kv)): (&lodestar_sim::InstanceConfig, (Means, Means))| {
-                InstanceSeries {
-                    name: instance.name.clone(),
-                    gpu: instance.gpu.clone(),
-                    waiting_requests: waiting.finish(),
-                    kv_usage: kv.finish(),
-                }
+            |(instance, (waiting, kv)): (&InstanceConfig, (Means, Means))| InstanceSeries {
+                name: instance.name.clone(),
+                gpu: instance.gpu.clone(),
+                waiting_requests: waiting.finish(),
+                kv_usage: kv.finish(),
             };
         Self { bin_s, ttft_mean_ms: ttft.finish(), instances: instances.map(series).collect() }
     }

@@ -2,6 +2,7 @@
 
 mod damage;
 mod determinism;
+mod events;
 mod fixtures;
 mod measured_logs;
 mod replacement;
