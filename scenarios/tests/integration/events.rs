@@ -4,9 +4,10 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use lodestar_router::Duration;
-use lodestar_scenarios::scenario::{read_axes, read_scenario};
+use lodestar_scenarios::scenario::{read_axes, read_scenario, scenario_names};
 use lodestar_scenarios::sweep::{Item, Shard, Sweep, SweepError, SweepOptions, read_items};
 use lodestar_sim::{PlannedEvent, PlannedKind};
+use lodestar_traces::Arrival;
 
 use crate::scenarios::parse;
 
@@ -211,4 +212,37 @@ fn a_knee_is_of_a_fleet_to_which_nothing_happens() {
     assert_eq!((axes.cells.len(), axes.plan.len()), (1, 0));
     assert_eq!(axes.cells[0].router_replicas, 1);
     assert_eq!(read_scenario(path).unwrap().plan.len(), 7);
+}
+
+#[test]
+fn events_of_the_catalog_leave_time_before_and_after() {
+    let mut kinds = Vec::new();
+    for name in scenario_names() {
+        let scenario = read_scenario(name).unwrap();
+        for event in &scenario.plan {
+            let end = match event.kind {
+                PlannedKind::Slow { until, .. }
+                | PlannedKind::StaleMetrics { until, .. }
+                | PlannedKind::LostKvEvents { until, .. } => until,
+                PlannedKind::Join
+                | PlannedKind::Drain
+                | PlannedKind::Crash
+                | PlannedKind::Return => event.at,
+            };
+            assert!(event.at >= Duration::from_secs(120), "{name}");
+            for cell in &scenario.cells {
+                for seed in 1..=scenario.seeds {
+                    let requests = cell.content.requests(cell.rate_rps, seed).unwrap();
+                    let Arrival::At { ns } = requests.last().unwrap().arrival else {
+                        panic!("open loop")
+                    };
+                    let after = ns.saturating_sub(end.as_nanos());
+                    assert!(after >= 180_000_000_000, "{} {seed}: {after} ns", cell.id);
+                }
+            }
+            kinds.push(std::mem::discriminant(&event.kind));
+        }
+    }
+    kinds.dedup();
+    assert_eq!(kinds.len(), 7, "a crash, a return, and the others");
 }
