@@ -124,6 +124,7 @@ impl EngineFlags {
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_num_seqs: self.max_num_seqs,
             async_scheduling: self.async_scheduling,
+            ..MeasuredEngine::default()
         }
     }
 }

@@ -98,6 +98,13 @@ pub struct MeasuredEngine {
     pub max_num_seqs: Option<u32>,
     /// Whether step k+1 was scheduled while step k ran.
     pub async_scheduling: Option<bool>,
+    /// Longest prompt plus output, tokens.
+    pub max_model_len: Option<u32>,
+    /// Whether KV cache blocks were reused between requests.
+    pub prefix_caching: Option<bool>,
+    /// Whether a step could compute a part of a prompt. Without, the token budget of a step is at least the
+    /// model length unless it is given, as in vLLM.
+    pub chunked_prefill: Option<bool>,
 }
 
 /// How far a profile's numbers can be trusted.
@@ -395,6 +402,9 @@ impl MeasuredEngine {
             max_num_batched_tokens: self.max_num_batched_tokens.or(other.max_num_batched_tokens),
             max_num_seqs: self.max_num_seqs.or(other.max_num_seqs),
             async_scheduling: self.async_scheduling.or(other.async_scheduling),
+            max_model_len: self.max_model_len.or(other.max_model_len),
+            prefix_caching: self.prefix_caching.or(other.prefix_caching),
+            chunked_prefill: self.chunked_prefill.or(other.chunked_prefill),
         }
     }
 
@@ -403,9 +413,14 @@ impl MeasuredEngine {
     pub fn apply(self, mut engine: EngineConfig) -> EngineConfig {
         engine.num_blocks = self.num_blocks.unwrap_or(engine.num_blocks);
         let longest = engine.num_blocks.saturating_sub(1).saturating_mul(engine.block_size);
-        engine.max_model_len = engine.max_model_len.min(longest);
-        let tokens = self.max_num_batched_tokens.unwrap_or(engine.max_num_batched_tokens);
-        engine.max_num_batched_tokens = tokens;
+        let longest = engine.max_model_len.min(longest);
+        engine.max_model_len = self.max_model_len.unwrap_or(longest);
+        engine.enable_prefix_caching = self.prefix_caching.unwrap_or(engine.enable_prefix_caching);
+        engine.enable_chunked_prefill =
+            self.chunked_prefill.unwrap_or(engine.enable_chunked_prefill);
+        let whole_prompt = if engine.enable_chunked_prefill { 0 } else { engine.max_model_len };
+        let default_tokens = engine.max_num_batched_tokens.max(whole_prompt);
+        engine.max_num_batched_tokens = self.max_num_batched_tokens.unwrap_or(default_tokens);
         engine.max_num_seqs = self.max_num_seqs.unwrap_or(engine.max_num_seqs);
         engine.async_scheduling = self.async_scheduling.unwrap_or(engine.async_scheduling);
         engine
@@ -488,6 +503,25 @@ mod tests {
         assert_eq!((l4.num_blocks, l4.max_model_len), (2_101, 33_600));
         let h100 = instance("h100", "llama-3.1-8b", "h".to_owned()).unwrap().engine;
         assert_eq!((h100.max_num_batched_tokens, h100.max_num_seqs), (8192, 1024));
+    }
+
+    #[test]
+    fn whole_prompts_take_a_budget_of_the_model_length() {
+        let engine = instance("v100", "llama-3.1-8b", "v".to_owned()).unwrap().engine;
+        let settings = MeasuredEngine {
+            max_model_len: Some(30_000),
+            prefix_caching: Some(false),
+            chunked_prefill: Some(false),
+            ..MeasuredEngine::default()
+        };
+        let whole = settings.apply(engine.clone());
+        whole.validate().unwrap();
+        assert_eq!((whole.max_model_len, whole.max_num_batched_tokens), (30_000, 30_000));
+        assert!(!whole.enable_prefix_caching && !whole.enable_chunked_prefill);
+        let given = MeasuredEngine { max_num_batched_tokens: Some(2048), ..settings };
+        given.apply(engine.clone()).validate().unwrap_err();
+        let chunked = MeasuredEngine { chunked_prefill: None, ..settings }.apply(engine);
+        assert_eq!(chunked.max_num_batched_tokens, 2048);
     }
 
     #[test]

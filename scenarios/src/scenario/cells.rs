@@ -89,6 +89,11 @@ impl Origins<'_> {
             let cluster = scenario
                 .cluster(cell)
                 .map_err(|error| self.invalid("fleets", error.to_string()))?;
+            for instance in &cluster.instances {
+                instance.engine.validate().map_err(|error| {
+                    self.invalid(format!("engine.{}", instance.gpu), format!("is wrong: {error}"))
+                })?;
+            }
             cluster.check_plan().map_err(|InvalidPlan { index, instance, at, reason }| {
                 let last = cell.fleet.instance_count() - 1;
                 let complaint = format!(

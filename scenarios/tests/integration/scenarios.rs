@@ -198,3 +198,29 @@ fn a_trace_lies_beside_its_scenario_and_is_sped_up_to_a_rate() {
         "{spans:?}"
     );
 }
+
+#[test]
+fn engines_can_do_without_prefix_caching_and_chunked_prefill() {
+    let without =
+        "num_blocks = 3000\nmax_model_len = 20000\nprefix_caching = false\nchunked_prefill = false";
+    let cached = |text: &str| -> u32 {
+        let scenario = parse(text).unwrap();
+        let cell = &scenario.cells[0];
+        let requests = cell.content.requests(cell.rate_rps, 1).unwrap();
+        let runner = &scenario.contenders[0].runner;
+        let cluster = scenario.cluster(cell).unwrap();
+        let output = runner.run(&cluster, &requests, scenario.information, 1).unwrap();
+        output.requests.iter().map(|request| request.cached_tokens).sum()
+    };
+    assert!(cached(SMALL) > 0);
+    let text = SMALL.replace("num_blocks = 3000", without);
+    assert_eq!(cached(&text), 0);
+    let scenario = parse(&text).unwrap();
+    let engine = &scenario.cluster(&scenario.cells[0]).unwrap().instances[0].engine;
+    assert_eq!((engine.max_num_batched_tokens, engine.enable_chunked_prefill), (20_000, false));
+    let error =
+        error_with("num_blocks = 3000", &format!("{without}\nmax_num_batched_tokens = 2048"));
+    let expected =
+        "s.toml: `engine.a100` is wrong: chunked prefill is off, so max_num_batched_tokens 2048";
+    assert!(error.starts_with(expected), "{error}");
+}
