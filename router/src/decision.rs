@@ -122,7 +122,7 @@ impl Reason {
 /// Why a request goes nowhere. Nothing was reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
-    /// The fleet is empty.
+    /// The fleet is empty, or all of it is to be avoided.
     #[error("there is no instance to route to")]
     NoInstance,
     /// Every instance would refuse the prompt.

@@ -75,28 +75,35 @@ impl Fleet {
         self.summarise();
     }
 
-    /// Finds who may take a prompt. `None` means everybody, which is the common case and costs nothing;
-    /// otherwise `positions` lists them.
+    /// Finds who may take a prompt, those in `avoid` excepted. `None` means everybody, which is the common
+    /// case and costs nothing; otherwise `positions` lists them.
     pub(crate) fn eligible<'a>(
         &self,
         prompt_tokens: u32,
+        avoid: &[InstanceId],
         positions: &'a mut Vec<usize>,
     ) -> Result<Option<&'a [usize]>, Rejected> {
-        if self.instances.is_empty() {
-            return Err(Rejected::NoInstance);
-        }
-        if prompt_tokens < self.shortest_model_len_tokens {
+        if avoid.is_empty()
+            && !self.instances.is_empty()
+            && prompt_tokens < self.shortest_model_len_tokens
+        {
             return Ok(None);
         }
+        let allowed = |instance: &&Instance| !avoid.contains(&instance.id);
         positions.clear();
-        positions.extend(
-            (0..self.instances.len())
-                .filter(|&position| self.instances[position].accepts(prompt_tokens)),
-        );
+        positions.extend((0..self.instances.len()).filter(|&position| {
+            let instance = &self.instances[position];
+            allowed(&instance) && instance.accepts(prompt_tokens)
+        }));
         if positions.is_empty() {
-            let longest =
-                self.instances.iter().map(|instance| instance.spec.max_model_len_tokens).max();
-            let longest_accepted_tokens = longest.unwrap_or(0).saturating_sub(1);
+            let longest = self
+                .instances
+                .iter()
+                .filter(allowed)
+                .map(|instance| instance.spec.max_model_len_tokens)
+                .max()
+                .ok_or(Rejected::NoInstance)?;
+            let longest_accepted_tokens = longest.saturating_sub(1);
             return Err(Rejected::PromptTooLong { prompt_tokens, longest_accepted_tokens });
         }
         Ok(Some(positions))

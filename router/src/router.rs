@@ -59,6 +59,19 @@ impl Router {
     ///
     /// Panics if the request has more full blocks than its prompt has tokens for.
     pub fn route(&mut self, now: Time, request: &Request<'_>) -> Result<Decision, Rejected> {
+        self.route_avoiding(now, request, &[])
+    }
+
+    /// [`Self::route`] for a request that the instances in `avoid` did not take a moment ago: it goes to
+    /// another one, or is [`Rejected::NoInstance`] if there is none.
+    ///
+    /// Panics as [`Self::route`] does.
+    pub fn route_avoiding(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        avoid: &[InstanceId],
+    ) -> Result<Decision, Rejected> {
         let blocks = request.block_hashes.len() as u64;
         assert!(
             blocks * u64::from(self.block_tokens) <= u64::from(request.prompt_tokens),
@@ -68,7 +81,7 @@ impl Router {
         if self.ledger.holds(request.id) {
             return Err(Rejected::DuplicateRequest { request: request.id });
         }
-        let positions = self.fleet.eligible(request.prompt_tokens, &mut self.positions)?;
+        let positions = self.fleet.eligible(request.prompt_tokens, avoid, &mut self.positions)?;
         self.prefixes.lookup(now, request.block_hashes, &mut self.matches);
         let eligible = Eligible {
             instances: self.fleet.instances(),

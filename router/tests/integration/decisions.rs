@@ -31,8 +31,10 @@ fn live(
                 let blocks = blocks(a % 4, b % 30);
                 let request =
                     Request { session: b.checked_sub(500), ..request_with(step, &blocks) };
-                let decision = router.route(now, &request);
+                let avoid: &[InstanceId] = if kind == 5 { &[instance] } else { &[] };
+                let decision = router.route_avoiding(now, &request, avoid);
                 if let Ok(decision) = &decision {
+                    assert!(!avoid.contains(&decision.instance), "{decision:?}");
                     let chosen = router.fleet().get(decision.instance).expect("it is there");
                     assert!(request.prompt_tokens < chosen.spec.max_model_len_tokens);
                 }
