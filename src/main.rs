@@ -8,6 +8,7 @@ mod progress;
 mod read_options;
 mod replay;
 mod scenario;
+mod serve;
 mod sweep;
 mod trace;
 mod validate;
@@ -34,6 +35,7 @@ enum Command {
     Policies(policies::PoliciesArgs),
     Replay(replay::ReplayArgs),
     Scenario(scenario::ScenarioArgs),
+    Serve(serve::ServeArgs),
     Sweep(sweep::SweepArgs),
     Trace(trace::TraceArgs),
     Validate(validate::ValidateArgs),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Policies(args) => policies::run(&args).map(|()| true),
         Command::Replay(args) => replay::run(&args).map(|()| true),
         Command::Scenario(args) => scenario::run(&args).map(|()| true),
+        Command::Serve(args) => serve::run(&args).map(|()| true),
         Command::Sweep(args) => sweep::run(&args),
         Command::Trace(args) => trace::run(&args).map(|()| true),
         Command::Validate(args) => validate::run(&args).map(|()| true),

@@ -1,9 +1,29 @@
-//! The I/O shell around the router. All that is here so far is its first translation: from what a real
-//! vLLM server says about itself to what the router understands. The proxy is to come.
+//! The I/O shell around the router: a reverse proxy in front of vLLM servers.
 //!
-//! The shell holds no policy and no arithmetic on load; those are the router's, so that the simulator
-//! exercises them.
+//! [`Proxy`] takes requests, asks the router, passes requests and answers on as they are, and tells the
+//! router what becomes of them. The shell holds no policy and no arithmetic on load; those are the router's,
+//! so that the simulator exercises them.
 
+mod answer;
+mod api_error;
+mod attempt;
+mod backend;
+mod config;
+mod dispatcher;
+mod listener;
 mod metrics;
+mod models;
+mod monitor;
+mod prompt;
+mod proxy;
+mod relay;
+mod request_id;
+mod retry_budget;
+mod run;
+mod tls;
 
+pub use self::backend::InvalidUrl;
+pub use self::config::{ConfigError, InstanceEntry, Limits, RouterSection, ServeConfig, TlsFiles};
 pub use self::metrics::{MetricsError, parse_metrics};
+pub use self::proxy::{Proxy, ProxyView, ServeError};
+pub use self::run::serve;

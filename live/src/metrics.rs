@@ -73,6 +73,23 @@ fn number(name: &'static str, line: usize, value: &str) -> Result<f64, MetricsEr
     parsed.ok_or_else(|| MetricsError::BadValue { line, name, value: value.to_owned() })
 }
 
+/// KV cache capacity in tokens, from the labels of `vllm:cache_config_info`. Engines are added up; the null
+/// block of each holds nothing. `None` if the page does not say.
+pub(crate) fn kv_capacity_tokens(page: &str) -> Option<u64> {
+    let info = page.lines().filter(|line| line.starts_with("vllm:cache_config_info{"));
+    let capacities = info.map(|line| {
+        let label = |name: &str| -> Option<u64> {
+            let (_, rest) = line.split_once(&format!("{name}=\""))?;
+            rest.split('"').next()?.parse().ok()
+        };
+        // `num_gpu_blocks_override` ends otherwise: the name is preceded by a brace or a comma.
+        let blocks = label("{num_gpu_blocks").or_else(|| label(",num_gpu_blocks"))?;
+        let tokens = label("{block_size").or_else(|| label(",block_size"))?;
+        Some(blocks.saturating_sub(1) * tokens)
+    });
+    capacities.sum::<Option<u64>>().filter(|tokens| *tokens > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +125,15 @@ vllm:num_preemptions_created{engine="0",model_name="tiny"} 1.7952211836536677e+0
         let metrics = parse_metrics(&format!("{PAGE}{second}")).unwrap();
         assert_eq!((metrics.running_requests, metrics.preemptions), (4, 6));
         assert!(metrics.kv_usage > 0.9);
+    }
+
+    #[test]
+    fn the_capacity_stands_in_the_labels() {
+        let line = r#"vllm:cache_config_info{block_size="32",cache_dtype="auto",engine="0",num_gpu_blocks="2048",num_gpu_blocks_override="2048"} 1.0"#;
+        assert_eq!(kv_capacity_tokens(&format!("{PAGE}{line}\n")), Some(2047 * 32));
+        assert_eq!(kv_capacity_tokens(&format!("{line}\n{line}")), Some(2 * 2047 * 32));
+        assert_eq!(kv_capacity_tokens(PAGE), None);
+        assert_eq!(kv_capacity_tokens(&line.replace("\"2048\"", "\"None\"")), None);
     }
 
     #[test]

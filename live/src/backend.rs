@@ -1,0 +1,219 @@
+//! One vLLM server: where it is, and how requests get there.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::{Authority, Scheme};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+/// vLLM's server closes idle connections after 5 s. One that is reused a moment too late fails.
+const IDLE_CONNECTION: Duration = Duration::from_secs(4);
+/// A machine in the same cluster answers or it is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// So many failures in a row, and the instance is taken out of the fleet.
+const FAILURES: u32 = 5;
+/// Longest page that is read from an instance for the router itself.
+const PAGE_BYTES: usize = 16 << 20;
+
+/// Connections to all instances.
+pub(crate) type Client = legacy::Client<HttpConnector, Full<Bytes>>;
+
+/// A client with connections that are kept.
+pub(crate) fn client() -> Client {
+    let mut connector = HttpConnector::new();
+    // Without it the kernel waits for more before it sends what follows a small packet.
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .pool_timer(TokioTimer::new())
+        .build(connector)
+}
+
+/// A vLLM server.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// As it was configured.
+    pub(crate) url: String,
+    authority: Authority,
+    /// What stands before every path; empty, or without a slash at its end.
+    prefix: String,
+    /// Requests in a row that it failed.
+    failures: AtomicU32,
+}
+
+/// A URL that cannot be an instance's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("instance `{url}`: {complaint}; write it as http://HOST:PORT")]
+pub struct InvalidUrl {
+    url: String,
+    complaint: &'static str,
+}
+
+impl Backend {
+    /// Reads a URL such as `http://10.0.0.7:8000`.
+    pub(crate) fn parse(url: &str) -> Result<Self, InvalidUrl> {
+        let fail = |complaint| InvalidUrl { url: url.to_owned(), complaint };
+        let uri: Uri = url.parse().map_err(|_| fail("not a URL"))?;
+        match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => {}
+            Some(_) => return Err(fail("only http is spoken to instances")),
+            None => return Err(fail("the scheme is missing")),
+        }
+        if uri.query().is_some() {
+            return Err(fail("it has a query"));
+        }
+        let authority = uri.authority().cloned().ok_or_else(|| fail("the host is missing"))?;
+        if authority.as_str().contains('@') {
+            return Err(fail("it has a user name"));
+        }
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            authority,
+            prefix,
+            failures: AtomicU32::new(0),
+        })
+    }
+
+    /// The same path and query at this instance.
+    pub(crate) fn uri(&self, path_and_query: &str) -> Option<Uri> {
+        Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority.clone())
+            .path_and_query([&self.prefix, path_and_query].concat())
+            .build()
+            .ok()
+    }
+
+    /// It served a request.
+    pub(crate) fn succeeded(&self) {
+        // Most of the time it is 0 already, and then nobody's cache line has to move.
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It failed a request. Answers whether it is to be taken out of the fleet. When it is back, its next
+    /// failure is enough until it has served a request.
+    pub(crate) fn failed(&self) -> bool {
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        let out = before + 1 >= FAILURES;
+        if out {
+            self.failures.store(FAILURES - 1, Ordering::Relaxed);
+        }
+        out
+    }
+
+    /// Fetches a page for the router itself.
+    pub(crate) async fn get(
+        &self,
+        client: &Client,
+        path: &str,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Page, FetchError> {
+        let uri = self.uri(path).ok_or(FetchError::Path)?;
+        let mut request = Request::new(Full::default());
+        request.headers_mut().extend(authorization.map(|key| (header::AUTHORIZATION, key)));
+        *request.uri_mut() = uri;
+        let response: Response<Incoming> = client.request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), PAGE_BYTES).collect().await;
+        let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
+            Ok(_) => FetchError::TooLong,
+            Err(error) => FetchError::Body(error),
+        })?;
+        Ok(Page { status, body: body.to_bytes() })
+    }
+}
+
+/// A page of an instance.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+/// A page that did not come.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error("{}", chain(.0))]
+    Request(#[from] legacy::Error),
+    #[error("the answer broke off: {0}")]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    #[error("the answer is longer than {PAGE_BYTES} bytes")]
+    TooLong,
+    #[error("no such path")]
+    Path,
+}
+
+/// An error with what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Headers that concern one connection and not the message (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Removes what concerns only the connection that the message came on.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if let Some(named) = headers.get(header::CONNECTION).cloned() {
+        for name in named.to_str().unwrap_or_default().split(',') {
+            headers.remove(name.trim());
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked() {
+        let complaint = |url: &str| Backend::parse(url).unwrap_err().complaint;
+        assert_eq!(complaint("10.0.0.1:8000"), "the scheme is missing");
+        assert_eq!(complaint("https://h:8000"), "only http is spoken to instances");
+        assert_eq!(complaint("http://h:8000/?x"), "it has a query");
+        assert_eq!(complaint("http://u@h:8000"), "it has a user name");
+        assert_eq!(complaint("http://"), "not a URL");
+        let backend = Backend::parse("http://h:8000/base/").unwrap();
+        assert_eq!(backend.uri("/v1/models?a=b").unwrap(), "http://h:8000/base/v1/models?a=b");
+    }
+
+    #[test]
+    fn headers_named_by_connection_are_removed_too() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("connection", "close, x-mine"), ("x-mine", "1"), ("te", "trailers"), ("x-kept", "2")]
+        {
+            headers.insert(name, value.parse().unwrap());
+        }
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-kept"]);
+    }
+}

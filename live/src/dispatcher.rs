@@ -1,0 +1,358 @@
+//! The one place with the router's state, behind one lock that is held for a decision or a fact and never
+//! across a wait.
+//!
+//! Not sharded by core or request: a decision must see every reservation made before it, or a burst of
+//! requests all find the same idle instance.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use lodestar_router::{
+    Event, InstanceId, InstanceMetrics, InstanceSpec, Load, Rejected, Request, RequestId, Router,
+    RouterConfig, Scraped, Time, Usage,
+};
+use tokio::sync::watch;
+
+use crate::backend::Backend;
+use crate::prompt::Prompt;
+
+/// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
+/// lock a token would be many.
+const PROGRESS_TOKENS: u32 = 16;
+
+/// Decides where requests go, and keeps the books on those that are under way.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    origin: Instant,
+    block_tokens: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    router: Router,
+    members: BTreeMap<InstanceId, Arc<Member>>,
+    next_instance: u32,
+    next_request: u64,
+    next_turn: u32,
+}
+
+/// One stay of an instance in the fleet. One that comes back is a new member, with an empty cache.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: InstanceId,
+    pub(crate) backend: Arc<Backend>,
+    presence: watch::Sender<Presence>,
+}
+
+/// Whether an instance is in the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Presence {
+    /// It can be chosen.
+    Here,
+    /// It is chosen no more, and ends what it has.
+    Left,
+    /// Nobody waits for it any longer.
+    Dead,
+}
+
+impl Member {
+    /// Returns when the instance is chosen no more.
+    pub(crate) async fn left(&self) {
+        self.reaches(Presence::Left).await;
+    }
+
+    /// Returns when the instance is known to be dead.
+    pub(crate) async fn dead(&self) {
+        self.reaches(Presence::Dead).await;
+    }
+
+    async fn reaches(&self, presence: Presence) {
+        // The sender lives as long as this member.
+        let _ = self.presence.subscribe().wait_for(|now| *now >= presence).await;
+    }
+}
+
+impl Dispatcher {
+    pub(crate) fn new(config: RouterConfig, seed: u64) -> Self {
+        Self {
+            origin: Instant::now(),
+            block_tokens: config.block_tokens,
+            state: Mutex::new(State {
+                router: Router::new(config, seed),
+                members: BTreeMap::new(),
+                next_instance: 0,
+                next_request: 0,
+                next_turn: 0,
+            }),
+        }
+    }
+
+    /// Tokens of a block, for [`Prompt::read`].
+    pub(crate) const fn block_tokens(&self) -> u32 {
+        self.block_tokens
+    }
+
+    /// Locks, and only then looks at the clock: time never goes back for the router. A panic of another
+    /// thread inside an assertion of the router is not a reason to serve nobody.
+    fn lock(&self) -> (Time, MutexGuard<'_, State>) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let nanos = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        (Time::from_nanos(nanos), state)
+    }
+
+    fn observe(&self, event: &Event<'_>) {
+        let (now, mut state) = self.lock();
+        state.router.observe(now, event);
+        if state.router.next_wakeup().is_some_and(|wakeup| wakeup <= now) {
+            state.router.observe(now, &Event::Timer);
+        }
+        if let Some(job) = state.router.training_job() {
+            match job {}
+        }
+    }
+
+    /// The instance may be chosen from now on.
+    pub(crate) fn join(&self, backend: Arc<Backend>, spec: InstanceSpec) -> Arc<Member> {
+        let (now, mut state) = self.lock();
+        let id = InstanceId(state.next_instance);
+        state.next_instance += 1;
+        let member = Arc::new(Member { id, backend, presence: watch::Sender::new(Presence::Here) });
+        state.members.insert(id, Arc::clone(&member));
+        state.router.observe(now, &Event::InstanceJoined { instance: id, spec });
+        member
+    }
+
+    /// The instance is chosen no more. If it is dead, requests that have no byte of an answer go elsewhere.
+    /// Answers whether it was there.
+    pub(crate) fn leave(&self, instance: InstanceId, dead: bool) -> bool {
+        let (now, mut state) = self.lock();
+        let Some(member) = state.members.remove(&instance) else { return false };
+        state.router.observe(now, &Event::InstanceLeft { instance });
+        drop(state);
+        member.presence.send_replace(if dead { Presence::Dead } else { Presence::Left });
+        true
+    }
+
+    /// The instance has said how it stands.
+    pub(crate) fn scraped(&self, instance: InstanceId, metrics: InstanceMetrics) {
+        let (at, mut state) = self.lock();
+        let scraped = Scraped { at, metrics };
+        state.router.observe(at, &Event::MetricsScraped { instance, scraped });
+    }
+
+    /// Chooses an instance that is not in `avoid`, and reserves the request's place there.
+    pub(crate) fn route(
+        self: &Arc<Self>,
+        prompt: &Prompt,
+        avoid: &[InstanceId],
+    ) -> Result<Ticket, Rejected> {
+        let (now, mut state) = self.lock();
+        let id = RequestId(state.next_request);
+        state.next_request += 1;
+        let mut request = Request {
+            id,
+            prompt_tokens: prompt.tokens,
+            block_hashes: &prompt.blocks,
+            session: prompt.session,
+            priority: prompt.priority,
+        };
+        let decision = match state.router.route_avoiding(now, &request, avoid) {
+            // The length is an estimate. The instance with the longest context has the last word.
+            Err(Rejected::PromptTooLong { longest_accepted_tokens, .. }) => {
+                request.prompt_tokens = longest_accepted_tokens;
+                let blocks = (longest_accepted_tokens / self.block_tokens) as usize;
+                request.block_hashes = &prompt.blocks[..blocks.min(prompt.blocks.len())];
+                state.router.route_avoiding(now, &request, avoid)?
+            }
+            decided => decided?,
+        };
+        let member = Arc::clone(&state.members[&decision.instance]);
+        state.router.observe(now, &Event::Dispatched { request: id });
+        drop(state);
+        let prompt_tokens = request.prompt_tokens;
+        let dispatcher = Arc::clone(self);
+        Ok(Ticket { dispatcher, member, request: id, prompt_tokens, reported: 0, open: true })
+    }
+
+    /// The next instance in turn, for what does not concern the engine.
+    pub(crate) fn in_turn(&self) -> Option<Arc<Member>> {
+        let (_, mut state) = self.lock();
+        let turn = state.next_turn;
+        state.next_turn = turn.wrapping_add(1);
+        let index = turn as usize % state.members.len().max(1);
+        state.members.values().nth(index).cloned()
+    }
+
+    /// The instances that can be chosen.
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        self.lock().1.members.values().cloned().collect()
+    }
+
+    /// What each of [`Self::members`] owes.
+    pub(crate) fn loads(&self) -> Vec<(Arc<Member>, Load)> {
+        let (_, state) = self.lock();
+        let load = |id| state.router.fleet().get(id).map(|instance| instance.load);
+        let members = state.members.iter();
+        members.map(|(&id, member)| (Arc::clone(member), load(id).unwrap_or_default())).collect()
+    }
+}
+
+/// One attempt to serve a request: the right and the duty to say how it ended. Dropped without a word, the
+/// request was aborted.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    dispatcher: Arc<Dispatcher>,
+    member: Arc<Member>,
+    request: RequestId,
+    prompt_tokens: u32,
+    /// Output tokens that the router knows of.
+    reported: u32,
+    open: bool,
+}
+
+impl Ticket {
+    /// Where it goes.
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Length of the prompt as the router counts it.
+    pub(crate) const fn prompt_tokens(&self) -> u32 {
+        self.prompt_tokens
+    }
+
+    /// The answer has grown to so many tokens.
+    pub(crate) fn progress(&mut self, output_tokens: u32) {
+        let first = self.reported == 0 && output_tokens > 0;
+        if first {
+            self.dispatcher.observe(&Event::FirstToken { request: self.request });
+            self.reported = 1;
+        }
+        if output_tokens >= self.reported + PROGRESS_TOKENS {
+            let request = self.request;
+            self.dispatcher.observe(&Event::Progress { request, output_tokens });
+            self.reported = output_tokens;
+        }
+    }
+
+    /// The answer is complete.
+    pub(crate) fn finished(mut self, usage: Usage) {
+        self.end(&Event::Finished { request: self.request, usage });
+    }
+
+    /// The instance did not take the request.
+    pub(crate) fn failed(mut self) {
+        self.end(&Event::DispatchFailed { request: self.request });
+    }
+
+    fn end(&mut self, event: &Event<'_>) {
+        if std::mem::replace(&mut self.open, false) {
+            self.dispatcher.observe(event);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.end(&Event::Aborted { request: self.request });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lodestar_router::PolicyConfig;
+
+    use super::*;
+
+    const SPEC: InstanceSpec =
+        InstanceSpec { kv_capacity_tokens: 100_000, max_model_len_tokens: 4096 };
+
+    fn dispatcher(instances: usize) -> Arc<Dispatcher> {
+        let dispatcher =
+            Arc::new(Dispatcher::new(RouterConfig::new(PolicyConfig::LeastRequest), 1));
+        for port in 0..instances {
+            let backend = Backend::parse(&format!("http://127.0.0.1:{}", 1 + port)).unwrap();
+            dispatcher.join(Arc::new(backend), SPEC);
+        }
+        dispatcher
+    }
+
+    fn owed(dispatcher: &Dispatcher) -> Vec<Load> {
+        dispatcher.loads().into_iter().map(|(_, load)| load).collect()
+    }
+
+    /// Many threads, every way to end, an instance that leaves and others that come.
+    #[test]
+    fn however_requests_end_nothing_stays_reserved() {
+        let dispatcher = dispatcher(3);
+        let work = |thread: usize| {
+            let dispatcher = &dispatcher;
+            move || {
+                for step in 0..2_000_usize {
+                    let prompt = Prompt { tokens: 1 + (step % 500) as u32, ..Prompt::default() };
+                    let mut ticket = dispatcher.route(&prompt, &[]).unwrap();
+                    ticket.progress((step % 3) as u32 * 20);
+                    match (step + thread) % 5 {
+                        0 => ticket.finished(Usage::default()),
+                        1 => ticket.failed(),
+                        2 => drop(ticket),
+                        3 => {
+                            let other = dispatcher.route(&prompt, &[ticket.member().id]).unwrap();
+                            assert_ne!(other.member().id, ticket.member().id);
+                            ticket.failed();
+                            other.finished(Usage::default());
+                        }
+                        _ if step % 100 == 4 => {
+                            let member = Arc::clone(ticket.member());
+                            dispatcher.join(Arc::clone(&member.backend), SPEC);
+                            dispatcher.leave(member.id, true);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|thread| scope.spawn(work(thread))).collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+        assert_eq!(owed(&dispatcher), [Load::default(); 3]);
+    }
+
+    #[test]
+    fn requests_in_flight_are_seen_by_the_next_decision() {
+        let dispatcher = dispatcher(4);
+        let route = || dispatcher.route(&Prompt { tokens: 9, ..Prompt::default() }, &[]).unwrap();
+        let tickets: Vec<_> = (0..4).map(|_| route()).collect();
+        assert!(owed(&dispatcher).iter().all(|load| load.requests == 1));
+        drop(tickets);
+        assert_eq!(owed(&dispatcher), [Load::default(); 4]);
+    }
+
+    #[test]
+    fn a_prompt_that_seems_too_long_is_left_to_the_engine() {
+        let dispatcher = dispatcher(1);
+        let blocks = (0..10_000).map(lodestar_router::BlockHash).collect();
+        let prompt = Prompt { tokens: 160_001, blocks, ..Prompt::default() };
+        let ticket = dispatcher.route(&prompt, &[]).unwrap();
+        assert_eq!(ticket.prompt_tokens(), 4095);
+        assert_eq!(
+            dispatcher.route(&prompt, &[ticket.member().id]).unwrap_err(),
+            Rejected::NoInstance
+        );
+    }
+
+    #[tokio::test]
+    async fn a_death_is_announced() {
+        let dispatcher = dispatcher(2);
+        let members = dispatcher.members();
+        assert!(dispatcher.leave(members[0].id, true));
+        assert!(!dispatcher.leave(members[0].id, true));
+        members[0].dead().await;
+        members[0].left().await;
+        assert_eq!(dispatcher.members().len(), 1);
+        assert_eq!(dispatcher.in_turn().map(|member| member.id), Some(members[1].id));
+    }
+}

@@ -1,0 +1,272 @@
+//! The reverse proxy: every path of vLLM goes to an instance, bytes and headers as they came; the router
+//! decides where those go that make an engine work.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use lodestar_router::Load;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tracing::info;
+
+use crate::api_error::ApiError;
+use crate::backend::{Backend, Client, client, strip_hop_by_hop};
+use crate::config::{ConfigError, Limits, ServeConfig};
+use crate::dispatcher::{Dispatcher, Member};
+use crate::relay::Relay;
+use crate::request_id::RequestIds;
+use crate::retry_budget::RetryBudget;
+use crate::{attempt, listener, models, monitor, tls};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Paths whose requests occupy an engine. All others are answered by an API server alone.
+const ENGINE_PATHS: [&str; 16] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/embeddings",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/inference/v1/generate",
+    "/pooling",
+    "/classify",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/invocations",
+];
+
+/// The body of an answer: our own, or an instance's.
+pub(crate) type ProxyBody = Either<Full<Bytes>, Relay>;
+
+/// A proxy that listens.
+pub struct Proxy {
+    listener: TcpListener,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    backends: Vec<Arc<Backend>>,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+/// What every request needs.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) client: Client,
+    pub(crate) limits: Limits,
+    pub(crate) retries: RetryBudget,
+    request_ids: RequestIds,
+    places: Arc<Semaphore>,
+}
+
+/// A request without its body.
+#[derive(Debug)]
+pub(crate) struct Head {
+    method: Method,
+    path_and_query: String,
+    headers: HeaderMap,
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// What it was told.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {error}; choose another with --listen or `listen`")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The operating system refused something else.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A look at a proxy from outside, while it runs.
+#[derive(Clone, Debug)]
+pub struct ProxyView(Arc<Shared>);
+
+impl ProxyView {
+    /// The instances that can be chosen, by URL, and what each owes by the router's books.
+    pub fn loads(&self) -> Vec<(String, Load)> {
+        let loads = self.0.dispatcher.loads();
+        loads.into_iter().map(|(member, load)| (member.backend.url.clone(), load)).collect()
+    }
+}
+
+impl Proxy {
+    /// Takes its address; nothing is served before [`Self::run`].
+    ///
+    /// # Errors
+    /// When the configuration is wrong or the address cannot be had.
+    pub async fn bind(config: &ServeConfig) -> Result<Self, ServeError> {
+        config.check()?;
+        let address = config.listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| ServeError::Listen { address, error })?;
+        let limits = config.limits;
+        let shared = Shared {
+            dispatcher: Arc::new(Dispatcher::new(config.router_config(), config.router.seed)),
+            client: client(),
+            limits,
+            retries: RetryBudget::default(),
+            request_ids: RequestIds::default(),
+            places: Arc::new(Semaphore::new(limits.concurrent_requests as usize)),
+        };
+        Ok(Self {
+            listener,
+            tls: config.tls.as_ref().map(tls::acceptor).transpose()?,
+            backends: config.backends()?.into_iter().map(Arc::new).collect(),
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Where it listens: with port 0 in the configuration, what the system chose.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// A view that stays while it runs.
+    pub fn view(&self) -> ProxyView {
+        ProxyView(Arc::clone(&self.shared))
+    }
+
+    /// Serves until `shutdown` is ready, then lets requests end.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self { listener, tls, backends, shared } = self;
+        let mut monitors = tokio::task::JoinSet::new();
+        let instances = backends.len();
+        for backend in backends {
+            let (dispatcher, client) = (Arc::clone(&shared.dispatcher), shared.client.clone());
+            monitors.spawn(monitor::watch(dispatcher, backend, client, instances));
+        }
+        let drain = Duration::from_secs(shared.limits.drain_s);
+        let handler = move |request| {
+            let shared = Arc::clone(&shared);
+            async move { handle(&shared, request).await }
+        };
+        listener::run(listener, tls, handler, shutdown, drain).await;
+        info!("stopped");
+    }
+}
+
+async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<ProxyBody> {
+    let (mut parts, body) = request.into_parts();
+    let id = parts.headers.entry(X_REQUEST_ID).or_insert_with(|| shared.request_ids.next()).clone();
+    let path = parts.uri.path();
+    let mut response = match (&parts.method, path) {
+        (&Method::GET, "/health") => health(shared),
+        (&Method::GET, "/v1/models") => models::merged(shared, &parts.headers).await,
+        _ => {
+            let is_engines = parts.method == Method::POST && ENGINE_PATHS.contains(&path);
+            let path_and_query = parts.uri.path_and_query().map_or(path, |path| path.as_str());
+            let path_and_query = path_and_query.to_owned();
+            strip_hop_by_hop(&mut parts.headers);
+            for ours in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
+                parts.headers.remove(ours);
+            }
+            let head = Head { method: parts.method, path_and_query, headers: parts.headers };
+            forward(shared, head, body, is_engines).await
+        }
+    };
+    strip_hop_by_hop(response.headers_mut());
+    response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+    response
+}
+
+fn health(shared: &Shared) -> Response<ProxyBody> {
+    if shared.dispatcher.members().is_empty() {
+        return ApiError::unavailable("no instance is ready").response_left();
+    }
+    Response::new(Either::Left(Full::default()))
+}
+
+/// Reads the body, finds a place, and lets an instance answer.
+async fn forward(
+    shared: &Arc<Shared>,
+    head: Head,
+    body: Incoming,
+    is_engines: bool,
+) -> Response<ProxyBody> {
+    let Ok(permit) = Arc::clone(&shared.places).try_acquire_owned() else {
+        let limit = shared.limits.concurrent_requests;
+        return ApiError::unavailable(format!("{limit} requests are under way; try again later"))
+            .response_left();
+    };
+    let body = match read_body(body, shared.limits.body_bytes).await {
+        Ok(body) => body,
+        Err(error) => return error.response_left(),
+    };
+    let response = if is_engines {
+        attempt::route_and_send(shared, &head, body).await
+    } else {
+        attempt::send_in_turn(shared, &head, body).await
+    };
+    response.map(|body| match body {
+        Either::Right(relay) => Either::Right(relay.with_permit(permit)),
+        ours @ Either::Left(_) => ours,
+    })
+}
+
+async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
+    let too_long = || {
+        let message = format!("the body is longer than {limit} bytes, which is the limit here");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_long());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_long()),
+        Err(error) => {
+            let message = format!("the body broke off: {error}");
+            Err(ApiError::new(StatusCode::BAD_REQUEST, message))
+        }
+    }
+}
+
+impl Head {
+    /// The request as one instance gets it.
+    pub(crate) fn request_to(&self, member: &Member, body: Bytes) -> Option<Request<Full<Bytes>>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = member.backend.uri(&self.path_and_query)?;
+        *request.headers_mut() = self.headers.clone();
+        Some(request)
+    }
+}
+
+impl ApiError {
+    pub(crate) fn response_left(&self) -> Response<ProxyBody> {
+        self.response::<Full<Bytes>>().map(Either::Left)
+    }
+}
+
+/// The header's text, if it is text.
+pub(crate) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok())
+}

@@ -1,0 +1,12 @@
+//! The proxy from outside: scripted servers behind it, clients that write bytes in front of it. Every port
+//! is the system's choice and nothing depends on how long anything takes.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first surprise; clippy knows #[test] only"
+)]
+
+mod failures;
+mod passing;
+mod script;
+mod streams;

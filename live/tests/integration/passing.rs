@@ -1,0 +1,166 @@
+//! What goes through goes through unchanged.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::script::{Running, Script, body_of, read_message, response, write};
+
+const ANSWER: &str = r#"{"id":"c","choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+
+#[tokio::test]
+async fn bodies_headers_and_paths_reach_the_engine_as_they_came() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let proxy = Running::before(&[&script]).await;
+    // Odd spacing, duplicate keys, escapes, a number that no integer holds, an unknown field.
+    let body = "{ \"seed\" : 18446744073709551617,\"messages\":[{\"role\":\"user\",\"content\":\"\\u00fc\\/\"}],\n\"x\":1,\"x\":2 }";
+    for path in ["/v1/chat/completions?a=b%20c", "/tokenize", "/any/thing"] {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: proxy.example\r\nContent-Type: application/json\r\n\
+             Authorization: Bearer k\r\ntraceparent: 00-1-2-01\r\nx-request-id: mine-7\r\nX-Custom: a\r\n\
+             X-Custom: b\r\nConnection: close, x-hop\r\nx-hop: 1\r\nTE: trailers\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        let answer = proxy.ask(&request).await;
+        assert_eq!(body_of(&answer), ANSWER);
+        assert!(answer.contains("x-request-id: mine-7\r\n"), "{answer}");
+
+        let got = String::from_utf8(script.requests.lock().unwrap().pop().unwrap()).unwrap();
+        let (head, got_body) = got.split_once("\r\n\r\n").unwrap();
+        assert_eq!(got_body, body);
+        assert!(head.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{head}");
+        let mut headers: Vec<&str> = head.split("\r\n").skip(1).collect();
+        headers.sort_unstable();
+        let host = format!("host: {}", script.address);
+        assert_eq!(
+            headers,
+            [
+                "authorization: Bearer k",
+                &format!("content-length: {length}"),
+                "content-type: application/json",
+                &host,
+                "traceparent: 00-1-2-01",
+                "x-custom: a",
+                "x-custom: b",
+                "x-request-id: mine-7",
+            ]
+        );
+    }
+    proxy.settled().await;
+}
+
+#[tokio::test]
+async fn answers_come_back_as_they_are() {
+    let refusal =
+        r#"{"error":{"message":"no","type":"BadRequestError","param":"messages","code":400}}"#;
+    let raw = format!(
+        "HTTP/1.1 400 Bad Request\r\nserver: uvicorn\r\nx-engine: 1\r\nset-cookie: a\r\nset-cookie: b\r\n\
+         content-type: application/json\r\nkeep-alive: timeout=5\r\ncontent-length: {}\r\n\r\n{refusal}",
+        refusal.len()
+    );
+    let script = Script::says(raw).await;
+    let proxy = Running::before(&[&script]).await;
+    let answer = proxy.post("/v1/chat/completions", "not json").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(body, refusal);
+    assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
+    for line in ["server: uvicorn", "x-engine: 1", "set-cookie: a", "set-cookie: b"] {
+        assert!(head.contains(line), "{head}");
+    }
+    assert!(!head.contains("keep-alive"), "{head}");
+    assert!(head.contains("x-request-id: "), "one is made: {head}");
+    assert_eq!(script.count(), 1, "an error of the client is not retried");
+    proxy.settled().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused_in_openais_words() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let proxy = Running::with(&[&script], |config| config.limits.body_bytes = 100).await;
+    let long = "x".repeat(101);
+    let chunked = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: p\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+         65\r\n{long}\r\n0\r\n\r\n"
+    );
+    for answer in [proxy.post("/v1/completions", &long).await, proxy.ask(&chunked).await] {
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        let error: Value = serde_json::from_str(&body_of(&answer)).unwrap();
+        assert_eq!(error["error"]["code"], 413);
+        assert_eq!(error["error"]["type"], "BadRequestError");
+    }
+    assert_eq!(script.count(), 0);
+    let answer = proxy.post("/v1/completions", &long[1..]).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn models_are_merged_and_health_is_the_proxys() {
+    let first = Script::says("").await;
+    let second = Script::start(|_, stream| async move { write(&stream, "").await }).await;
+    let proxy = Running::before(&[&first, &second]).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n");
+    let models = proxy.ask(&get("/v1/models")).await;
+    let models: Value = serde_json::from_str(&body_of(&models)).unwrap();
+    assert_eq!(models["data"].as_array().unwrap().len(), 1, "both serve the same");
+    assert_eq!(models["data"][0]["max_model_len"], 4096);
+    assert!(proxy.ask(&get("/health")).await.starts_with("HTTP/1.1 200 "));
+
+    let nobody = Running::with(&[], |config| {
+        config.instances = vec![lodestar_live::InstanceEntry { url: "http://127.0.0.1:1".into() }];
+    })
+    .await;
+    let answer = nobody.ask(&get("/health")).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let answer = nobody.post("/v1/completions", "{}").await;
+    assert!(answer.contains("retry-after: 1"), "{answer}");
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_by_prior_knowledge() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let proxy = Running::before(&[&script]).await;
+    let stream = TcpStream::connect(proxy.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let request = |body: &'static str| {
+        Request::post("http://proxy/v1/completions").body(Full::new(Bytes::from(body))).unwrap()
+    };
+    let (one, two) = tokio::join!(
+        sender.send_request(request(r#"{"prompt":"a"}"#)),
+        sender.clone().send_request(request(r#"{"prompt":"b"}"#))
+    );
+    for answer in [one.unwrap(), two.unwrap()] {
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, ANSWER.as_bytes());
+    }
+    proxy.settled().await;
+    connection.abort();
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let proxy = Running::before(&[&script]).await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    let mut rest = Vec::new();
+    for _ in 0..3 {
+        let request = "POST /v1/completions HTTP/1.1\r\nhost: p\r\ncontent-length: 2\r\n\r\n{}";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_message(&mut stream, &mut rest).await.unwrap();
+        assert!(answer.ends_with(ANSWER.as_bytes()));
+    }
+    let ports = Arc::clone(&script.requests);
+    assert_eq!(ports.lock().unwrap().len(), 3);
+    proxy.settled().await;
+}
