@@ -3,6 +3,7 @@
 mod calibrate;
 mod calibrate_requests;
 mod demo;
+mod mock_engine;
 mod policies;
 mod progress;
 mod read_options;
@@ -32,6 +33,7 @@ enum Command {
     Calibrate(calibrate::CalibrateArgs),
     Demo(demo::DemoArgs),
     Merge(sweep::MergeArgs),
+    MockEngine(mock_engine::MockEngineArgs),
     Policies(policies::PoliciesArgs),
     Replay(replay::ReplayArgs),
     Scenario(scenario::ScenarioArgs),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::run(&args).map(|()| true),
         Command::Demo(args) => demo::run(&args).map(|()| true),
         Command::Merge(args) => sweep::run_merge(&args),
+        Command::MockEngine(args) => mock_engine::run(&args).map(|()| true),
         Command::Policies(args) => policies::run(&args).map(|()| true),
         Command::Replay(args) => replay::run(&args).map(|()| true),
         Command::Scenario(args) => scenario::run(&args).map(|()| true),

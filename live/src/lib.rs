@@ -12,6 +12,7 @@ mod config;
 mod dispatcher;
 mod listener;
 mod metrics;
+pub mod mock;
 mod models;
 mod monitor;
 mod prompt;

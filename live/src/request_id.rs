@@ -20,6 +20,11 @@ impl Default for RequestIds {
 }
 
 impl RequestIds {
+    /// A number that hardly any other process has.
+    pub(crate) const fn process(&self) -> u64 {
+        self.process
+    }
+
     /// Another name: 32 hexadecimal digits, as vLLM makes them.
     pub(crate) fn next(&self) -> HeaderValue {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

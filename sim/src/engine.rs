@@ -282,6 +282,11 @@ impl Engine {
         self.updated.finished.iter().map(|&(slot, _)| self.scheduler.requests[slot as usize].handle)
     }
 
+    /// Handles of the requests to which the step updated last, at `now`, gave an output token.
+    pub fn sampled_handles(&self, now: Time) -> impl Iterator<Item = u32> + '_ {
+        self.updated.rows.iter().filter(move |row| self.got_token(row, now)).map(|row| row.handle)
+    }
+
     /// KV cache blocks of a scheduled request, in prompt order.
     pub fn block_table(&self, row: &Row) -> &[u32] {
         &self.scheduler.requests[row.slot as usize].blocks
@@ -506,15 +511,22 @@ impl Engine {
         self.spare.push(std::mem::replace(&mut self.updated, batch));
     }
 
+    /// Whether the step that was updated at `now` gave a token to this request, and it was not aborted while
+    /// the step ran.
+    fn got_token(&self, row: &Row, now: Time) -> bool {
+        let request = &self.scheduler.requests[row.slot as usize];
+        row.samples && request.handle == row.handle && request.last_token_at == now
+    }
+
     /// Tells clients about first tokens and ends; counts.
     fn report(&mut self, batch: &Batch, now: Time, events: &mut Vec<EngineEvent>) {
         self.counters.steps += u64::from(!batch.rows.is_empty());
         self.counters.prefill_tokens += batch.shape.prefill_tokens;
-        for row in batch.rows.iter().filter(|row| row.samples) {
-            let request = &self.scheduler.requests[row.slot as usize];
-            if request.handle != row.handle || request.last_token_at != now {
-                continue; // aborted while its step ran
+        for row in &batch.rows {
+            if !self.got_token(row, now) {
+                continue;
             }
+            let request = &self.scheduler.requests[row.slot as usize];
             self.counters.output_tokens += 1;
             self.steps_without_output = 0;
             if request.output_tokens == 1 {

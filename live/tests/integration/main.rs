@@ -7,6 +7,7 @@
 )]
 
 mod failures;
+mod mock;
 mod passing;
 mod script;
 mod streams;

@@ -1,0 +1,123 @@
+//! `lodestar serve` in front of two `lodestar mock-engine`s, as processes, on ports of the system's choice.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first surprise; clippy knows #[test] only"
+)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// A server that ends with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_lodestar"))
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = lines.find_map(|line| {
+            let line = line.unwrap();
+            line.split_once("listening on ").map(|(_, address)| address.to_owned())
+        });
+        // What it says afterwards is read, or the pipe would be full some day.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, address: address.unwrap() }
+    }
+
+    fn mock() -> Self {
+        Self::start(&["mock-engine", "--gpu", "a100", "--port", "0", "--time-scale", "1000"])
+    }
+
+    fn ask(&self, request: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    fn chat(&self, messages: &Value) -> Value {
+        let body = format!(r#"{{"model":"llama-3.1-8b","messages":{messages},"max_tokens":200}}"#);
+        let (head, answer) = self.ask(&format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}\n{answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_conversation_stays_where_its_cache_is_and_the_proxy_ends_when_told() {
+    let mocks = [Server::mock(), Server::mock()];
+    let urls = mocks.each_ref().map(|mock| format!("http://{}", mock.address));
+    let mut proxy = Server::start(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--policy",
+        "prefix-cache",
+        "--instance",
+        &urls[0],
+        "--instance",
+        &urls[1],
+    ]);
+    let health = "GET /health HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\r\n";
+    while !proxy.ask(health).0.starts_with("HTTP/1.1 200 ") {}
+
+    let question = "Tell me about the stars. ".repeat(40);
+    let mut messages = vec![serde_json::json!({"role": "user", "content": question})];
+    for turn in 0..4 {
+        let answer = proxy.chat(&Value::from(messages.clone()));
+        let usage = &answer["usage"];
+        assert_eq!(usage["completion_tokens"], 200);
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        // All whole blocks of the last turn, its answer included.
+        let least = if turn == 0 { 0 } else { 240 + 200 * turn };
+        assert!(cached >= least && (turn > 0 || cached == 0), "turn {turn}: {usage}");
+        messages.push(answer["choices"][0]["message"].clone());
+        messages.push(serde_json::json!({"role": "user", "content": "And then?"}));
+    }
+
+    let id = proxy.process.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert!(proxy.process.wait().unwrap().success());
+}
+
+#[test]
+fn what_cannot_be_served_is_named() {
+    for (arguments, part) in [
+        (&["serve", "--instance", "h:1"][..], "error: instance `h:1`: the scheme is missing"),
+        (&["serve", "--config", "absent.toml"], "error: absent.toml: "),
+        (
+            &["serve", "--instance", "http://h:1", "--policy", "x", "--check"],
+            "unknown policy \"x\"",
+        ),
+        (&["mock-engine", "--gpu", "x", "--port", "0"], "unknown GPU `x`"),
+        (&["mock-engine", "--gpu", "l4", "--port", "0", "--time-scale", "0"], "--time-scale is 0"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_lodestar")).args(arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(part) && stderr.lines().count() == 1, "{stderr}");
+    }
+}
