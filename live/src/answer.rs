@@ -104,13 +104,12 @@ impl AnswerReader {
         self.between_events && self.line.is_empty()
     }
 
-    /// What the answer said it used, or what could be counted.
-    pub(crate) fn usage(&self, prompt_tokens: u32) -> Usage {
-        let said = match self.form {
+    /// What the answer says it used.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        match self.form {
             Form::Json => usage_in(&self.line),
             Form::Events | Form::Opaque => self.usage,
-        };
-        said.unwrap_or(Usage { prompt_tokens, cached_tokens: 0, output_tokens: self.output_events })
+        }
     }
 
     fn feed_events(&mut self, mut chunk: &[u8]) {
@@ -238,7 +237,7 @@ mod tests {
                 for second in [cut, (cut + 1).min(bytes.len()), bytes.len()] {
                     let chunks = [&bytes[..cut], &bytes[cut..second], &bytes[second..]];
                     let reader = read(Form::Events, &chunks);
-                    assert_eq!(reader.usage(1), USAGE, "{cut}");
+                    assert_eq!(reader.usage(), Some(USAGE), "{cut}");
                     assert_eq!(reader.output_tokens(), 2, "{cut}");
                     assert!(reader.is_done() && reader.between_events());
                 }
@@ -270,27 +269,26 @@ mod tests {
         );
         for size in [1, 7, 1000, json.len()] {
             let chunks: Vec<&[u8]> = json.as_bytes().chunks(size).collect();
-            assert_eq!(read(Form::Json, &chunks).usage(1), USAGE, "{size}");
+            assert_eq!(read(Form::Json, &chunks).usage(), Some(USAGE), "{size}");
         }
         let event = format!("data: {json}\n\n");
         let chunks: Vec<&[u8]> = event.as_bytes().chunks(1000).collect();
-        assert_eq!(read(Form::Events, &chunks).usage(1), USAGE);
+        assert_eq!(read(Form::Events, &chunks).usage(), Some(USAGE));
     }
 
     #[test]
     fn other_apis_name_it_otherwise() {
         let responses = br#"{"output":[],"usage": {"input_tokens":13,"input_tokens_details":{"cached_tokens":8},"output_tokens":2}}"#;
-        assert_eq!(read(Form::Json, &[responses]).usage(1), USAGE);
+        assert_eq!(read(Form::Json, &[responses]).usage(), Some(USAGE));
         let messages =
             br#"{"usage":{"input_tokens":13,"cache_read_input_tokens":8,"output_tokens":2}}"#;
-        assert_eq!(read(Form::Json, &[messages]).usage(1), USAGE);
+        assert_eq!(read(Form::Json, &[messages]).usage(), Some(USAGE));
     }
 
     #[test]
     fn without_usage_events_are_counted() {
         let reader =
             read(Form::Events, &[b"data: {\"choices\":[{}]}\n\n", b"data: {\"choices\":[{}]}\n\n"]);
-        let counted = Usage { prompt_tokens: 7, cached_tokens: 0, output_tokens: 2 };
-        assert_eq!(reader.usage(7), counted);
+        assert_eq!((reader.usage(), reader.output_tokens()), (None, 2));
     }
 }

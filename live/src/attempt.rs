@@ -62,7 +62,9 @@ pub(crate) async fn route_and_send(
                 warn!(url = member.backend.url, "no answer: {}", failure.complaint);
                 tried.push(member.id);
                 let attempts = tried.len() as u32;
-                if attempts >= shared.limits.attempts || !shared.retries.spend() {
+                // Nobody works on what never arrived: to send it elsewhere is no additional load.
+                let is_free = matches!(failure.kind, FailureKind::Unreachable);
+                if attempts >= shared.limits.attempts || !(is_free || shared.retries.spend()) {
                     return failure.answer;
                 }
                 last = Some(failure);
@@ -107,7 +109,7 @@ async fn attempt(
         answer = first_byte(shared, &member, head, body) => answer,
         () = member.dead() => Err(Failure {
             answer: bad_gateway("the instance has died"),
-            kind: FailureKind::Broken,
+            kind: FailureKind::Unreachable,
             complaint: "it was declared dead".to_owned(),
         }),
     };

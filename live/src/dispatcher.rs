@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lodestar_router::{
-    Event, InstanceId, InstanceMetrics, InstanceSpec, Load, Rejected, Request, RequestId, Router,
-    RouterConfig, Scraped, Time, Usage,
+    Event, InstanceId, InstanceMetrics, InstanceSpec, Load, Reason, Rejected, Request, RequestId,
+    Router, RouterConfig, Scraped, Time, Usage,
 };
 use tokio::sync::watch;
 
 use crate::backend::Backend;
+use crate::counters::Counters;
 use crate::prompt::Prompt;
 
 /// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
@@ -26,6 +27,7 @@ const PROGRESS_TOKENS: u32 = 16;
 pub(crate) struct Dispatcher {
     origin: Instant,
     block_tokens: u32,
+    counters: Counters,
     state: Mutex<State>,
 }
 
@@ -36,6 +38,7 @@ struct State {
     next_instance: u32,
     next_request: u64,
     next_turn: u32,
+    decisions: BTreeMap<Reason, u64>,
 }
 
 /// One stay of an instance in the fleet. One that comes back is a new member, with an empty cache.
@@ -79,12 +82,14 @@ impl Dispatcher {
         Self {
             origin: Instant::now(),
             block_tokens: config.block_tokens,
+            counters: Counters::default(),
             state: Mutex::new(State {
                 router: Router::new(config, seed),
                 members: BTreeMap::new(),
                 next_instance: 0,
                 next_request: 0,
                 next_turn: 0,
+                decisions: BTreeMap::new(),
             }),
         }
     }
@@ -158,22 +163,29 @@ impl Dispatcher {
             session: prompt.session,
             priority: prompt.priority,
         };
-        let decision = match state.router.route_avoiding(now, &request, avoid) {
+        let mut decision = state.router.route_avoiding(now, &request, avoid);
+        if let Err(Rejected::PromptTooLong { longest_accepted_tokens, .. }) = decision {
             // The length is an estimate. The instance with the longest context has the last word.
-            Err(Rejected::PromptTooLong { longest_accepted_tokens, .. }) => {
-                request.prompt_tokens = longest_accepted_tokens;
-                let blocks = (longest_accepted_tokens / self.block_tokens) as usize;
-                request.block_hashes = &prompt.blocks[..blocks.min(prompt.blocks.len())];
-                state.router.route_avoiding(now, &request, avoid)?
-            }
-            decided => decided?,
-        };
+            request.prompt_tokens = longest_accepted_tokens;
+            let blocks = (longest_accepted_tokens / self.block_tokens) as usize;
+            request.block_hashes = &prompt.blocks[..blocks.min(prompt.blocks.len())];
+            decision = state.router.route_avoiding(now, &request, avoid);
+        }
+        let decision = decision.inspect_err(|_| self.counters.rejected.add(1))?;
+        *state.decisions.entry(decision.reason).or_default() += 1;
         let member = Arc::clone(&state.members[&decision.instance]);
         state.router.observe(now, &Event::Dispatched { request: id });
         drop(state);
-        let prompt_tokens = request.prompt_tokens;
-        let dispatcher = Arc::clone(self);
-        Ok(Ticket { dispatcher, member, request: id, prompt_tokens, reported: 0, open: true })
+        Ok(Ticket {
+            dispatcher: Arc::clone(self),
+            member,
+            request: id,
+            prompt_tokens: request.prompt_tokens,
+            predicted_cached_tokens: decision.prefix_hit_tokens,
+            routed_at: Instant::now(),
+            reported: 0,
+            open: true,
+        })
     }
 
     /// The next instance in turn, for what does not concern the engine.
@@ -188,6 +200,16 @@ impl Dispatcher {
     /// The instances that can be chosen.
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
         self.lock().1.members.values().cloned().collect()
+    }
+
+    /// What has happened so far.
+    pub(crate) const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Decisions so far, by the rule that made them.
+    pub(crate) fn decisions(&self) -> BTreeMap<Reason, u64> {
+        self.lock().1.decisions.clone()
     }
 
     /// What each of [`Self::members`] owes.
@@ -206,7 +228,10 @@ pub(crate) struct Ticket {
     dispatcher: Arc<Dispatcher>,
     member: Arc<Member>,
     request: RequestId,
+    /// As the router counts them.
     prompt_tokens: u32,
+    predicted_cached_tokens: u32,
+    routed_at: Instant,
     /// Output tokens that the router knows of.
     reported: u32,
     open: bool,
@@ -218,15 +243,11 @@ impl Ticket {
         &self.member
     }
 
-    /// Length of the prompt as the router counts it.
-    pub(crate) const fn prompt_tokens(&self) -> u32 {
-        self.prompt_tokens
-    }
-
     /// The answer has grown to so many tokens.
     pub(crate) fn progress(&mut self, output_tokens: u32) {
         let first = self.reported == 0 && output_tokens > 0;
         if first {
+            self.dispatcher.counters.first_token(self.routed_at.elapsed());
             self.dispatcher.observe(&Event::FirstToken { request: self.request });
             self.reported = 1;
         }
@@ -237,8 +258,17 @@ impl Ticket {
         }
     }
 
-    /// The answer is complete.
-    pub(crate) fn finished(mut self, usage: Usage) {
+    /// The answer is complete. `said` is what it says it used; `output_tokens` could be counted.
+    pub(crate) fn finished(mut self, said: Option<Usage>, output_tokens: u32) {
+        let counters = &self.dispatcher.counters;
+        if let Some(usage) = said {
+            counters.prompt_tokens.add(u64::from(usage.prompt_tokens));
+            counters.cached_tokens.add(u64::from(usage.cached_tokens));
+            counters.predicted_cached_tokens.add(u64::from(self.predicted_cached_tokens));
+        }
+        let prompt_tokens = self.prompt_tokens;
+        let usage = said.unwrap_or(Usage { prompt_tokens, cached_tokens: 0, output_tokens });
+        counters.output_tokens.add(u64::from(usage.output_tokens));
         self.end(&Event::Finished { request: self.request, usage });
     }
 
@@ -248,9 +278,19 @@ impl Ticket {
     }
 
     fn end(&mut self, event: &Event<'_>) {
-        if std::mem::replace(&mut self.open, false) {
-            self.dispatcher.observe(event);
+        if !std::mem::replace(&mut self.open, false) {
+            return;
         }
+        let counters = &self.dispatcher.counters;
+        let counter = if matches!(event, Event::Finished { .. }) {
+            &counters.finished
+        } else if matches!(event, Event::DispatchFailed { .. }) {
+            &counters.failed
+        } else {
+            &counters.aborted
+        };
+        counter.add(1);
+        self.dispatcher.observe(event);
     }
 }
 
@@ -295,14 +335,14 @@ mod tests {
                     let mut ticket = dispatcher.route(&prompt, &[]).unwrap();
                     ticket.progress((step % 3) as u32 * 20);
                     match (step + thread) % 5 {
-                        0 => ticket.finished(Usage::default()),
+                        0 => ticket.finished(None, 3),
                         1 => ticket.failed(),
                         2 => drop(ticket),
                         3 => {
                             let other = dispatcher.route(&prompt, &[ticket.member().id]).unwrap();
                             assert_ne!(other.member().id, ticket.member().id);
                             ticket.failed();
-                            other.finished(Usage::default());
+                            other.finished(Some(Usage::default()), 3);
                         }
                         _ if step % 100 == 4 => {
                             let member = Arc::clone(ticket.member());
@@ -337,7 +377,7 @@ mod tests {
         let blocks = (0..10_000).map(lodestar_router::BlockHash).collect();
         let prompt = Prompt { tokens: 160_001, blocks, ..Prompt::default() };
         let ticket = dispatcher.route(&prompt, &[]).unwrap();
-        assert_eq!(ticket.prompt_tokens(), 4095);
+        assert_eq!(ticket.prompt_tokens, 4095);
         assert_eq!(
             dispatcher.route(&prompt, &[ticket.member().id]).unwrap_err(),
             Rejected::NoInstance

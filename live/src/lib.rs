@@ -9,6 +9,7 @@ mod api_error;
 mod attempt;
 mod backend;
 mod config;
+mod counters;
 mod dispatcher;
 mod listener;
 mod metrics;

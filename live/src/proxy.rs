@@ -22,7 +22,7 @@ use crate::dispatcher::{Dispatcher, Member};
 use crate::relay::Relay;
 use crate::request_id::RequestIds;
 use crate::retry_budget::RetryBudget;
-use crate::{attempt, listener, models, monitor, tls};
+use crate::{attempt, counters, listener, models, monitor, tls};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -179,6 +179,13 @@ async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Pr
     let path = parts.uri.path();
     let mut response = match (&parts.method, path) {
         (&Method::GET, "/health") => health(shared),
+        (&Method::GET, "/metrics") => {
+            let page = counters::page(&shared.dispatcher);
+            let mut response = Response::new(Either::Left(Full::from(page)));
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
         (&Method::GET, "/v1/models") => models::merged(shared, &parts.headers).await,
         _ => {
             let is_engines = parts.method == Method::POST && ENGINE_PATHS.contains(&path);

@@ -42,7 +42,8 @@ impl Relay {
     pub(crate) fn new(upstream: Incoming, form: Form, idle_timeout: Duration) -> Self {
         Self {
             head: VecDeque::new(),
-            upstream: Some(upstream),
+            // An empty body is not asked for anything.
+            upstream: Some(upstream).filter(|upstream| !upstream.is_end_stream()),
             reader: AnswerReader::new(form),
             ticket: None,
             idle: Box::pin(sleep(idle_timeout)),
@@ -119,8 +120,7 @@ impl Relay {
         let ended = self.upstream.is_none() || self.reader.is_done();
         if ended {
             if let Some(ticket) = self.ticket.take() {
-                let usage = self.reader.usage(ticket.prompt_tokens());
-                ticket.finished(usage);
+                ticket.finished(self.reader.usage(), self.reader.output_tokens());
             }
         } else if let Some(ticket) = &mut self.ticket {
             ticket.progress(self.reader.output_tokens());

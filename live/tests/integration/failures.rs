@@ -99,6 +99,26 @@ async fn an_instance_that_is_not_there_is_taken_out_and_comes_back() {
     assert_eq!(back.count(), 1);
 }
 
+/// Takes some seconds: three scrapes have to be missed.
+#[tokio::test]
+async fn requests_at_an_instance_that_hangs_are_served_elsewhere() {
+    let hung = Script::says(good()).await;
+    let good = Script::says(good()).await;
+    let proxy = Running::before(&[&hung, &good]).await;
+    hung.hangs.store(true, Ordering::Relaxed);
+    // More at once than the budget for retries.
+    let proxy = Arc::new(proxy);
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let proxy = Arc::clone(&proxy);
+        clients.spawn(async move { body_of(&proxy.post("/v1/completions", STREAM_BODY).await) });
+    }
+    assert_eq!(clients.join_all().await, [ANSWER; 60]);
+    assert_eq!((hung.count(), good.count()), (30, 60));
+    assert_eq!(proxy.view.loads().len(), 1);
+    proxy.settled().await;
+}
+
 #[tokio::test]
 async fn an_instance_that_fails_again_and_again_is_taken_out() {
     let bad = Script::says(response("500 Internal Server Error", "application/json", "{}")).await;

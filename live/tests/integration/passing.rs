@@ -1,16 +1,23 @@
 //! What goes through goes through unchanged.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use lodestar_live::TlsFiles;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::script::{Running, Script, body_of, read_message, response, write};
+use crate::script::{Running, Script, body_of, post, read_message, response, write};
 
 const ANSWER: &str = r#"{"id":"c","choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
 
@@ -123,6 +130,37 @@ async fn models_are_merged_and_health_is_the_proxys() {
 }
 
 #[tokio::test]
+async fn metrics_are_the_proxys_own() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let proxy = Running::before(&[&script]).await;
+    for _ in 0..3 {
+        proxy.post("/v1/completions", r#"{"prompt":"hello"}"#).await;
+    }
+    proxy.settled().await;
+    let page = proxy.ask("GET /metrics HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n").await;
+    let instance = format!("{{instance=\"{}\"}}", script.url());
+    for line in [
+        "lodestar_attempts_total{outcome=\"finished\"} 3",
+        "lodestar_decisions_total{reason=\"round-robin\"} 3",
+        "lodestar_prompt_tokens_total 9",
+        "lodestar_instances 1",
+        &format!("lodestar_prefill_requests{instance} 0"),
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_be_empty() {
+    let script = Script::says(response("200 OK", "application/json", "")).await;
+    let proxy = Running::before(&[&script]).await;
+    let answer = proxy.post("/v1/completions", "{}").await;
+    assert!(answer.contains("content-length: 0\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let page = proxy.ask("GET /metrics HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n").await;
+    assert!(page.contains("lodestar_attempts_total{outcome=\"finished\"} 1\n"), "{page}");
+}
+
+#[tokio::test]
 async fn http_2_is_spoken_by_prior_knowledge() {
     let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
     let proxy = Running::before(&[&script]).await;
@@ -146,6 +184,35 @@ async fn http_2_is_spoken_by_prior_knowledge() {
     }
     proxy.settled().await;
     connection.abort();
+}
+
+#[tokio::test]
+async fn tls_offers_both_protocols() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let files = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls"));
+    let tls = TlsFiles { certificates: files.join("certificate.pem"), key: files.join("key.pem") };
+    let certificate = CertificateDer::from_pem_file(&tls.certificates).unwrap();
+    let proxy = Running::with(&[&script], |config| config.tls = Some(tls)).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    for protocol in ["h2", "http/1.1"] {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let stream = TcpStream::connect(proxy.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol.as_bytes()));
+        if protocol == "http/1.1" {
+            stream.write_all(post("/v1/completions", "{}").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(body_of(&answer), ANSWER);
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(crate) struct Script {
     pub(crate) address: SocketAddr,
     /// Requests, head and body, as they came.
     pub(crate) requests: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Set: connections are accepted, and nothing is answered any more.
+    pub(crate) hangs: Arc<AtomicBool>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -45,13 +48,14 @@ impl Script {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::<Mutex<Vec<Vec<u8>>>>::default();
-        let log = Arc::clone(&requests);
+        let hangs = Arc::<AtomicBool>::default();
+        let (log, hung) = (Arc::clone(&requests), Arc::clone(&hangs));
         let accepting = tokio::spawn(async move {
             // Ends with this task, as the connections of a process do.
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (log, answer) = (Arc::clone(&log), answer.clone());
+                let (log, hung, answer) = (Arc::clone(&log), Arc::clone(&hung), answer.clone());
                 connections.spawn(async move {
                     let stream = Arc::new(tokio::sync::Mutex::new(stream));
                     let mut rest = Vec::new();
@@ -60,12 +64,16 @@ impl Script {
                         let request = read_message(&mut *stream.lock().await, &mut rest).await;
                         let Some(request) = request else { break };
                         let text = String::from_utf8_lossy(&request).into_owned();
-                        let go_on = match probe(&text) {
+                        let probe = probe(&text);
+                        if probe.is_none() {
+                            log.lock().unwrap().push(request);
+                        }
+                        if hung.load(Ordering::Relaxed) {
+                            std::future::pending::<()>().await;
+                        }
+                        let go_on = match probe {
                             Some(page) => write(&stream, &page).await,
-                            None => {
-                                log.lock().unwrap().push(request);
-                                answer(text, Arc::clone(&stream)).await
-                            }
+                            None => answer(text, Arc::clone(&stream)).await,
                         };
                         if !go_on {
                             break;
@@ -74,7 +82,7 @@ impl Script {
                 });
             }
         });
-        Self { address, requests, accepting }
+        Self { address, requests, hangs, accepting }
     }
 
     /// One that always writes the same.

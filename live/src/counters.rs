@@ -1,0 +1,172 @@
+//! The proxy's own `/metrics`. Labels have few values: instances are those of the configuration, and clients
+//! cannot invent any.
+//!
+//! Predicted and real prefix hits stand side by side, so that a router whose knowledge of caches is wrong can be
+//! seen to be.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::dispatcher::Dispatcher;
+
+/// Upper bounds in seconds, as vLLM's `time_to_first_token_seconds`.
+const TTFT_BOUNDS_S: [f64; 14] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.25, 2.5, 5.0, 10.0, 80.0];
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What has happened since the start. Attempts, not requests: one that is retried counts more than once.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) finished: Counter,
+    pub(crate) failed: Counter,
+    /// Client gone, refused by the engine, or broken off.
+    pub(crate) aborted: Counter,
+    /// No instance could take it.
+    pub(crate) rejected: Counter,
+    /// Of answers that say what they used: prompt tokens, those that were cached, and those that were
+    /// expected to be.
+    pub(crate) prompt_tokens: Counter,
+    pub(crate) cached_tokens: Counter,
+    pub(crate) predicted_cached_tokens: Counter,
+    pub(crate) output_tokens: Counter,
+    ttft: [Counter; TTFT_BOUNDS_S.len() + 1],
+    ttft_micros: Counter,
+}
+
+impl Counters {
+    /// A first token came so long after its request.
+    pub(crate) fn first_token(&self, after: Duration) {
+        let seconds = after.as_secs_f64();
+        let bucket = TTFT_BOUNDS_S.partition_point(|bound| *bound < seconds);
+        self.ttft[bucket].add(1);
+        self.ttft_micros.add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+/// The page, in the Prometheus text format.
+pub(crate) fn page(dispatcher: &Dispatcher) -> String {
+    let mut page = String::new();
+    let counters = dispatcher.counters();
+    let attempts = [
+        ("finished", &counters.finished),
+        ("failed", &counters.failed),
+        ("aborted", &counters.aborted),
+        ("rejected", &counters.rejected),
+    ];
+    let attempts = attempts.map(|(outcome, count)| (label("outcome", outcome), count.get()));
+    family(
+        &mut page,
+        "attempts_total",
+        "Attempts to serve a request, by how they ended",
+        &attempts,
+    );
+    let reasons: Vec<_> = dispatcher
+        .decisions()
+        .into_iter()
+        .map(|(reason, count)| (label("reason", reason.as_str()), count))
+        .collect();
+    family(&mut page, "decisions_total", "Decisions, by the rule that made them", &reasons);
+    for (name, help, count) in [
+        ("prompt_tokens_total", "Prompt tokens of answers with usage", &counters.prompt_tokens),
+        ("cached_tokens_total", "Of those, found in a prefix cache", &counters.cached_tokens),
+        (
+            "predicted_cached_tokens_total",
+            "Of those, expected to be found there",
+            &counters.predicted_cached_tokens,
+        ),
+        ("output_tokens_total", "Output tokens of answers", &counters.output_tokens),
+    ] {
+        family(&mut page, name, help, &[(String::new(), count.get())]);
+    }
+    instances(&mut page, dispatcher);
+    ttft(&mut page, counters);
+    page
+}
+
+fn instances(page: &mut String, dispatcher: &Dispatcher) {
+    let loads = dispatcher.loads();
+    family(
+        page,
+        "instances",
+        "Instances that can be chosen",
+        &[(String::new(), loads.len() as u64)],
+    );
+    let gauge = |of: fn(&lodestar_router::Load) -> u64| -> Vec<_> {
+        loads
+            .iter()
+            .map(|(member, load)| (label("instance", &member.backend.url), of(load)))
+            .collect()
+    };
+    let prefill = gauge(|load| u64::from(load.prefill_requests));
+    family(page, "prefill_requests", "Requests under way without a first token", &prefill);
+    let decode = gauge(|load| u64::from(load.decode_requests));
+    family(page, "decode_requests", "Requests under way with a first token", &decode);
+    let context = gauge(|load| load.context_tokens);
+    family(page, "context_tokens", "Prompt and output tokens of requests under way", &context);
+}
+
+fn label(name: &str, value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("{{{name}=\"{value}\"}}")
+}
+
+fn family(page: &mut String, name: &str, help: &str, samples: &[(String, u64)]) {
+    let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+    let _ = writeln!(page, "# HELP lodestar_{name} {help}\n# TYPE lodestar_{name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(page, "lodestar_{name}{labels} {value}");
+    }
+}
+
+fn ttft(page: &mut String, counters: &Counters) {
+    const NAME: &str = "lodestar_time_to_first_token_seconds";
+    let _ = writeln!(page, "# HELP {NAME} From the decision to the first event of a stream");
+    let _ = writeln!(page, "# TYPE {NAME} histogram");
+    let mut sum = 0;
+    for (index, count) in counters.ttft.iter().enumerate() {
+        sum += count.get();
+        let bound = TTFT_BOUNDS_S.get(index).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+        let _ = writeln!(page, "{NAME}_bucket{{le=\"{bound}\"}} {sum}");
+    }
+    let seconds = Duration::from_micros(counters.ttft_micros.get()).as_secs_f64();
+    let _ = writeln!(page, "{NAME}_sum {seconds}\n{NAME}_count {sum}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_add_up() {
+        let counters = Counters::default();
+        for millis in [0, 1, 2, 30, 100_000] {
+            counters.first_token(Duration::from_millis(millis));
+        }
+        let mut page = String::new();
+        ttft(&mut page, &counters);
+        for line in [
+            "_bucket{le=\"0.001\"} 2\n",
+            "_bucket{le=\"0.005\"} 3\n",
+            "_bucket{le=\"80\"} 4\n",
+            "_bucket{le=\"+Inf\"} 5\n",
+            "_sum 100.033\n",
+            "_count 5\n",
+        ] {
+            assert!(page.contains(line), "{page}");
+        }
+    }
+}
