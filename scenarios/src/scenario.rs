@@ -14,7 +14,7 @@ mod find;
 
 pub use cells::Cell;
 pub use contender::{Contender, Kind, Runner, Yardstick, contenders};
-pub use content::Content;
+pub use content::{Content, Origin};
 pub use error::ScenarioError;
 pub use find::{catalog_text, read_axes, read_scenario, scenario_names};
 

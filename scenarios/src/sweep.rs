@@ -9,12 +9,15 @@ mod comparison;
 mod consistency;
 mod error;
 mod item;
+mod marks;
 mod measure;
 mod merge;
+mod overview;
 mod progress;
 mod published;
 mod results;
 mod saturate;
+mod series;
 mod text;
 
 use std::collections::BTreeSet;
@@ -30,17 +33,23 @@ use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
 pub use bootstrap::Interval;
-pub use comparison::{ComparisonRow, PolicySummary, Ratio};
+pub use comparison::{
+    BestHeuristic, ComparisonRow, PolicySummary, Ratio, Verdict, best_heuristics,
+};
 pub use error::SweepError;
 pub use item::{CellIdentity, Item, ItemOutcome, read_items};
-pub use measure::{InstanceSeries, Measured, Series};
+pub use marks::Mark;
+pub use measure::Measured;
 pub use merge::{Merged, comparison_of, merge, write_tables};
+pub use overview::Overview;
 pub use progress::{Leader, Standing};
 pub use published::{Agreement, CellAgreement, Pair, Published, read_published};
 pub use saturate::{Knee, SaturateError, saturate};
+pub use series::{InstanceSeries, Predictions, Series};
 
 use crate::digest::trace_sha256;
 use crate::scenario::{Cell, Contender, Scenario, ScenarioError};
+use crate::tables::RunTables;
 use consistency::Consistency;
 use item::{Asked, item_path, item_paths, write_atomically};
 use progress::Tally;
@@ -224,6 +233,7 @@ struct Prepared {
     cluster: ClusterConfig,
     requests: Vec<TraceRequest>,
     trace_sha256: String,
+    marks: Vec<Mark>,
 }
 
 impl Prepared {
@@ -231,8 +241,9 @@ impl Prepared {
         let cluster = scenario.cluster(cell).map_err(|error| error.to_string())?;
         let requests = cell.content.requests(cell.rate_rps, seed).map_err(|e| chain(&e))?;
         let trace_sha256 = trace_sha256(&requests);
+        let marks = marks::marks(&cluster, cell, &requests);
         let information = scenario.information;
-        Ok(Self { cluster, requests, information, trace_sha256 })
+        Ok(Self { cluster, requests, information, trace_sha256, marks })
     }
 
     /// A run that cannot end and a run that breaks an assertion both cost themselves only.
@@ -240,12 +251,11 @@ impl Prepared {
         let runner = &contender.runner;
         let run = || runner.run(&self.cluster, &self.requests, self.information, seed);
         match panic::catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(output)) => ItemOutcome::Done(Box::new(Measured::of(
-                &contender.label,
-                &self.trace_sha256,
-                &self.cluster,
-                &output,
-            ))),
+            Ok(Ok(output)) => {
+                let tables = RunTables::new(&contender.label, &self.cluster, &output);
+                let measured = Measured::of(&tables, &self.trace_sha256, &self.marks);
+                ItemOutcome::Done(Box::new(measured))
+            }
             Ok(Err(stuck)) => ItemOutcome::Failed(chain(&stuck)),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);

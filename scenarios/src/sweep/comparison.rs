@@ -55,6 +55,52 @@ pub struct Ratio {
     pub interval: Option<Interval>,
 }
 
+/// Whether a policy is faster than the baseline in a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Win,
+    /// Nobody knows.
+    Tie,
+    /// It is slower.
+    Loss,
+}
+
+impl Ratio {
+    /// By the interval; without one, by the ratio itself.
+    pub fn verdict(self) -> Verdict {
+        let Interval { low, high } =
+            self.interval.unwrap_or(Interval { low: self.value, high: self.value });
+        match (low, high) {
+            (_, high) if high < 1.0 => Verdict::Win,
+            (low, _) if low > 1.0 => Verdict::Loss,
+            _ => Verdict::Tie,
+        }
+    }
+}
+
+/// What a policy has to beat in a cell. Infinite where no heuristic has a figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BestHeuristic {
+    /// The lowest mean TTFT, ms.
+    pub ttft_mean_ms: f64,
+    /// The lowest P99 of TTFT, ms; it may be another heuristic's.
+    pub ttft_p99_ms: f64,
+}
+
+/// The best heuristic of each cell, by the cell's index.
+pub fn best_heuristics(rows: &[ComparisonRow]) -> BTreeMap<u32, BestHeuristic> {
+    const NONE: BestHeuristic =
+        BestHeuristic { ttft_mean_ms: f64::INFINITY, ttft_p99_ms: f64::INFINITY };
+    let mut best = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.kind == Kind::Heuristic) {
+        let best = best.entry(row.cell.index).or_insert(NONE);
+        best.ttft_mean_ms = best.ttft_mean_ms.min(row.ttft_mean_ms.unwrap_or(f64::INFINITY));
+        best.ttft_p99_ms = best.ttft_p99_ms.min(row.ttft_p99_ms.unwrap_or(f64::INFINITY));
+    }
+    best
+}
+
 /// A policy over all cells.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicySummary {
@@ -136,12 +182,7 @@ fn paired(runs: &[Item], baseline: &[&Item], value: fn(&Measured) -> Option<f64>
 
 /// Every policy over all cells, by label.
 pub(super) fn summarise(rows: &[ComparisonRow]) -> Vec<PolicySummary> {
-    let mut best: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.kind == Kind::Heuristic) {
-        let (mean, p99) = best.entry(row.cell.index).or_insert((f64::INFINITY, f64::INFINITY));
-        *mean = mean.min(row.ttft_mean_ms.unwrap_or(f64::INFINITY));
-        *p99 = p99.min(row.ttft_p99_ms.unwrap_or(f64::INFINITY));
-    }
+    let best = best_heuristics(rows);
     let is_hindsight =
         |row: &&ComparisonRow| row.kind == Kind::Yardstick && row.policy == "hindsight";
     let hindsight: BTreeMap<u32, f64> = rows
@@ -154,11 +195,14 @@ pub(super) fn summarise(rows: &[ComparisonRow]) -> Vec<PolicySummary> {
         by_policy.entry(&row.policy).or_default().push(row);
     }
     let of_policy = |(policy, rows): (&str, Vec<&ComparisonRow>)| {
-        let verdicts: Vec<_> = rows.iter().filter_map(|row| row.mean_ratio).map(verdict).collect();
+        let verdicts: Vec<_> =
+            rows.iter().filter_map(|row| row.mean_ratio).map(Ratio::verdict).collect();
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count() as u64;
-        let to_best = |row: &&ComparisonRow| Some(row.ttft_mean_ms? / best.get(&row.cell.index)?.0);
+        let to_best = |row: &&ComparisonRow| {
+            Some(row.ttft_mean_ms? / best.get(&row.cell.index)?.ttft_mean_ms)
+        };
         let p99_to_best =
-            |row: &&ComparisonRow| Some(row.ttft_p99_ms? / best.get(&row.cell.index)?.1);
+            |row: &&ComparisonRow| Some(row.ttft_p99_ms? / best.get(&row.cell.index)?.ttft_p99_ms);
         PolicySummary {
             policy: policy.to_owned(),
             kind: rows[0].kind,
@@ -179,38 +223,20 @@ pub(super) fn summarise(rows: &[ComparisonRow]) -> Vec<PolicySummary> {
 /// `best` and `hindsight` by cell.
 fn gap_closed(
     rows: &[&ComparisonRow],
-    best: &BTreeMap<u32, (f64, f64)>,
+    best: &BTreeMap<u32, BestHeuristic>,
     hindsight: &BTreeMap<u32, f64>,
 ) -> Option<f64> {
     let (mut closed, mut gap) = (0.0, 0.0);
     for row in rows {
         let cell = row.cell.index;
-        if let (Some(ms), Some((best, _)), Some(hindsight)) =
+        if let (Some(ms), Some(best), Some(hindsight)) =
             (row.ttft_mean_ms, best.get(&cell), hindsight.get(&cell))
         {
-            closed += best - ms;
-            gap += best - hindsight;
+            closed += best.ttft_mean_ms - ms;
+            gap += best.ttft_mean_ms - hindsight;
         }
     }
     (gap > 0.0 && gap.is_finite()).then(|| closed / gap)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Win,
-    Tie,
-    Loss,
-}
-
-/// By the interval; without one, by the ratio itself.
-fn verdict(ratio: Ratio) -> Verdict {
-    let Interval { low, high } =
-        ratio.interval.unwrap_or(Interval { low: ratio.value, high: ratio.value });
-    match (low, high) {
-        (_, high) if high < 1.0 => Verdict::Win,
-        (low, _) if low > 1.0 => Verdict::Loss,
-        _ => Verdict::Tie,
-    }
 }
 
 fn geometric_mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {

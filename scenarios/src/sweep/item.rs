@@ -17,7 +17,7 @@ use crate::scenario::{Kind, Runner};
 const FORMAT: &str = "lodestar-sweep-item";
 
 /// Raised when an older reader would misread an item.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// The folder of a sweep in which its items lie.
 const RUNS: &str = "runs";
@@ -101,6 +101,31 @@ impl Item {
             runner: contender.runner.clone(),
             seed,
             outcome,
+        }
+    }
+
+    /// A run of a replay, as if it were one of a sweep.
+    pub(super) fn of_replay(
+        asked: &crate::manifest::Scenario,
+        cell: CellIdentity,
+        runner: Runner,
+        policy: &str,
+        baseline: &str,
+        measured: Measured,
+    ) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            format_version: FORMAT_VERSION,
+            lodestar_version: env!("CARGO_PKG_VERSION").to_owned(),
+            scenario: asked.trace.name.clone(),
+            scenario_sha256: asked.trace.sha256.clone(),
+            baseline: baseline.to_owned(),
+            cell,
+            policy: policy.to_owned(),
+            kind: runner.kind(),
+            runner,
+            seed: asked.seed,
+            outcome: ItemOutcome::Done(Box::new(measured)),
         }
     }
 

@@ -9,8 +9,12 @@ use super::consistency::Consistency;
 use super::error::SweepError;
 use super::item::{Item, ItemOutcome, item_paths, write_atomically};
 use super::results;
+use super::series::Series;
 use super::text;
 use crate::scenario::{Scenario, ScenarioError};
+
+/// The table of all runs.
+pub(super) const PARQUET: &str = "results.parquet";
 
 /// The tables of a sweep, as values.
 #[derive(Clone, Debug)]
@@ -95,45 +99,55 @@ fn choose(
 /// # Errors
 /// When there are no items, some are damaged, or the baseline is not among them.
 pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, SweepError> {
-    let (items, failed) = read_sorted(folder, Consistency::default())?;
-    let first = &items[0];
-    let baseline = baseline.unwrap_or(&first.baseline).to_owned();
-    if !items.iter().any(|item| item.policy == baseline) {
-        let mut policies: Vec<_> = items.iter().map(|item| item.policy.clone()).collect();
-        policies.sort();
-        policies.dedup();
-        let policies = policies.join(", ");
-        return Err(ScenarioError::NoBaseline { baseline, policies }.into());
-    }
+    let (items, failed) = read_sorted(folder, Consistency::default(), &mut without_curves)?;
+    let baseline = baseline_of(&items, baseline)?;
     let comparison = compare_all(&items, &baseline);
     let summary = summarise(&comparison);
-    write_atomically(&folder.join("results.parquet"), &results::parquet(&items))?;
+    write_atomically(&folder.join(PARQUET), &results::parquet(&items))?;
     write_atomically(&folder.join("results.csv"), &results::csv(&items))?;
     write_atomically(&folder.join("comparison.csv"), &results::comparison_csv(&comparison))?;
     write_atomically(&folder.join("summary.csv"), &results::summary_csv(&summary))?;
     Ok(Merged { comparison, summary, failed, baseline })
 }
 
-/// The items of a sweep's folder, without what no table has; by cell, policy and seed. And those that failed.
-#[expect(clippy::type_complexity, reason = "two lists, named in the line above")]
-fn read_sorted(
+/// Whom to compare with: `asked`, or else the scenario's.
+pub(super) fn baseline_of(items: &[Item], asked: Option<&str>) -> Result<String, SweepError> {
+    let baseline = asked.unwrap_or(&items[0].baseline).to_owned();
+    if items.iter().any(|item| item.policy == baseline) {
+        return Ok(baseline);
+    }
+    let mut policies: Vec<_> = items.iter().map(|item| item.policy.clone()).collect();
+    policies.sort();
+    policies.dedup();
+    let policies = policies.join(", ");
+    Err(ScenarioError::NoBaseline { baseline, policies }.into())
+}
+
+/// No table has them, and of a large sweep they would fill the memory.
+fn without_curves(item: &mut Item) {
+    if let ItemOutcome::Done(measured) = &mut item.outcome {
+        measured.series = Series::default();
+        measured.ttft_quantiles_ms = Vec::new();
+    }
+}
+
+/// The items of a sweep's folder, by cell, policy and seed, each without what `slim` takes from it as soon as
+/// it is read. And those that failed.
+#[expect(clippy::type_complexity, reason = "two lists, named in the lines above")]
+pub(super) fn read_sorted(
     folder: &Path,
     mut consistency: Consistency,
+    slim: &mut dyn FnMut(&mut Item),
 ) -> Result<(Vec<Item>, Vec<(PathBuf, String)>), SweepError> {
     let mut items: Vec<Item> = Vec::new();
     let mut failed = Vec::new();
     for path in item_paths(folder)? {
         let mut item = Item::read(&path)?;
         consistency.check(&path, &item)?;
-        match &mut item.outcome {
-            ItemOutcome::Failed(problem) => failed.push((path, problem.clone())),
-            // No table has them, and of a large sweep they would fill the memory.
-            ItemOutcome::Done(measured) => {
-                measured.series.instances = Vec::new();
-                measured.series.ttft_mean_ms = Vec::new();
-                measured.ttft_quantiles_ms = Vec::new();
-            }
+        if let ItemOutcome::Failed(problem) = &item.outcome {
+            failed.push((path, problem.clone()));
         }
+        slim(&mut item);
         items.push(item);
     }
     if items.is_empty() {
@@ -148,6 +162,6 @@ fn read_sorted(
 /// # Errors
 /// As [`write_tables`], and when they are of another scenario.
 pub fn comparison_of(folder: &Path, scenario: &Scenario) -> Result<Vec<ComparisonRow>, SweepError> {
-    let (items, _) = read_sorted(folder, Consistency::of(scenario, &[]))?;
+    let (items, _) = read_sorted(folder, Consistency::of(scenario, &[]), &mut without_curves)?;
     Ok(compare_all(&items, &scenario.baseline))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lodestar_scenarios::scenario::Scenario;
 use lodestar_scenarios::sweep::{
-    Merged, Shard, Sweep, SweepError, SweepOptions, merge, read_items, write_tables,
+    Merged, Overview, Shard, Sweep, SweepError, SweepOptions, merge, read_items, write_tables,
 };
 
 use crate::fixtures::files_of;
@@ -185,6 +185,31 @@ fn a_write_that_fails_in_mid_sweep_keeps_what_is_finished() {
     let error = sweep(&options("1/1"), 1, folder.path()).unwrap_err().to_string();
     assert!(error.contains("cannot write") && error.contains("--resume"), "{error}");
     assert!(!read_items(folder.path()).unwrap().is_empty());
+}
+
+#[test]
+fn an_overview_has_the_course_of_one_seed_and_the_figures_of_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let (merged, _) = whole(folder.path());
+    let overview = Overview::read(folder.path(), None).unwrap();
+    assert_eq!(overview.comparison, merged.comparison);
+    assert_eq!(overview.summary, merged.summary);
+    for item in &overview.items {
+        let measured = item.measured().expect("it ended");
+        assert_eq!(measured.ttft_quantiles_ms.len(), 200);
+        let names: Vec<_> = measured.series.instances.iter().map(|i| i.name.as_str()).collect();
+        match (item.seed, item.cell.fleet.as_str()) {
+            (1, "a100:2") => assert_eq!(names, ["a100-0", "a100-1"]),
+            (1, _) => assert_eq!(names, ["a100-0", "l4-0"]),
+            (seed, _) => assert_eq!((seed, names.len()), (2, 0)),
+        }
+    }
+    let command = "lodestar sweep FILE --policies least-request,pc-2,prefix-cache,random --seeds 2";
+    assert!(overview.command.starts_with(command), "{}", overview.command);
+    let table = folder.path().join("results.parquet");
+    fs::write(&table, &fs::read(&table).unwrap()[..100]).unwrap();
+    let error = Overview::read(folder.path(), None).unwrap_err().to_string();
+    assert!(error.contains("results.parquet is damaged"), "{error}");
 }
 
 #[test]

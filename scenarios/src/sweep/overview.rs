@@ -1,0 +1,128 @@
+//! A whole sweep as values, for those who show it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::comparison::{ComparisonRow, PolicySummary, compare_all, summarise};
+use super::consistency::Consistency;
+use super::error::SweepError;
+use super::item::{CellIdentity, Item, ItemOutcome};
+use super::measure::Measured;
+use super::merge::{PARQUET, baseline_of, read_sorted};
+use super::series::Series;
+use crate::scenario::{Runner, scenario_names};
+use crate::table::Table;
+use crate::tables::Results;
+
+/// A sweep that may still be growing.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    /// By cell, policy and seed. Only the lowest finished seed of a cell and policy still has its
+    /// [`Series`]: of a large sweep all of them would fill the memory.
+    pub items: Vec<Item>,
+    /// A row a cell and policy.
+    pub comparison: Vec<ComparisonRow>,
+    /// A row a policy.
+    pub summary: Vec<PolicySummary>,
+    /// The policy with which the others are compared.
+    pub baseline: String,
+    /// The command that makes these runs.
+    pub command: String,
+}
+
+impl Overview {
+    /// Reads a sweep's folder, finished or not; the scenario's baseline unless there is another.
+    ///
+    /// # Errors
+    /// When there are no runs, a file is damaged or of another sweep, or the baseline is not among them.
+    pub fn read(folder: &Path, baseline: Option<&str>) -> Result<Self, SweepError> {
+        check_parquet(&folder.join(PARQUET))?;
+        let mut lowest: BTreeMap<(u32, String), u64> = BTreeMap::new();
+        let mut slim = |item: &mut Item| {
+            let key = (item.cell.index, item.policy.clone());
+            let seed = item.seed;
+            if let ItemOutcome::Done(measured) = &mut item.outcome {
+                let least = lowest.entry(key).or_insert(seed);
+                if *least < seed {
+                    measured.series = Series::default();
+                }
+                *least = seed.min(*least);
+            }
+        };
+        let (mut items, _) = read_sorted(folder, Consistency::default(), &mut slim)?;
+        for item in &mut items {
+            let least = lowest.get(&(item.cell.index, item.policy.clone()));
+            match &mut item.outcome {
+                ItemOutcome::Done(measured) if least != Some(&item.seed) => {
+                    measured.series = Series::default();
+                }
+                ItemOutcome::Done(_) | ItemOutcome::Failed(_) => {}
+            }
+        }
+        let baseline = baseline_of(&items, baseline)?;
+        let command = sweep_command(&items, &baseline);
+        Ok(Self::of(items, baseline, command))
+    }
+
+    /// A replay is a sweep of a single cell and seed.
+    pub fn of_replay(results: &Results) -> Self {
+        let scenario = &results.scenario;
+        let names: Vec<String> =
+            scenario.policies.iter().map(|policy| policy.name().into_owned()).collect();
+        let baseline = names.iter().find(|name| *name == "prefix-cache").unwrap_or(&names[0]);
+        let cell = CellIdentity {
+            index: 0,
+            id: "replay".to_owned(),
+            fleet: scenario.fleet.to_string(),
+            workload: scenario.trace.name.clone(),
+            rate_rps: None,
+        };
+        let item = |(policy, run): (&lodestar_router::PolicyConfig, &crate::RunTables)| {
+            let measured = Measured::of(run, &scenario.trace.sha256, &[]);
+            let runner = Runner::Policy(policy.clone());
+            Item::of_replay(scenario, cell.clone(), runner, run.policy(), baseline, measured)
+        };
+        let mut items: Vec<Item> = scenario.policies.iter().zip(&results.runs).map(item).collect();
+        items.sort_by(|a, b| a.policy.cmp(&b.policy));
+        let command = format!(
+            "lodestar replay TRACE --fleet {} --model {} --policy {} --seed {} --out DIR",
+            scenario.fleet,
+            scenario.model,
+            names.join(","),
+            scenario.seed
+        );
+        Self::of(items, baseline.clone(), command)
+    }
+
+    fn of(items: Vec<Item>, baseline: String, command: String) -> Self {
+        let comparison = compare_all(&items, &baseline);
+        let summary = summarise(&comparison);
+        Self { items, comparison, summary, baseline, command }
+    }
+}
+
+/// The folder says which runs there are, not how they were asked for; this asks for the same ones.
+fn sweep_command(items: &[Item], baseline: &str) -> String {
+    let mut policies: Vec<&str> = items.iter().map(|item| item.policy.as_str()).collect();
+    policies.sort_unstable();
+    policies.dedup();
+    let seeds = items.iter().map(|item| item.seed).max().unwrap_or(1);
+    let name = items[0].scenario.as_str();
+    let scenario = if scenario_names().any(|known| known == name) { name } else { "FILE" };
+    let policies = policies.join(",");
+    format!(
+        "lodestar sweep {scenario} --policies {policies} --seeds {seeds} --baseline {baseline} --out DIR"
+    )
+}
+
+/// A figure beside a table that nobody can read would vouch for it.
+fn check_parquet(path: &Path) -> Result<(), SweepError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let bytes =
+        fs::read(path).map_err(|source| SweepError::Read { path: path.to_owned(), source })?;
+    let damaged = |problem: String| SweepError::Damaged { path: path.to_owned(), problem };
+    Table::read_parquet(&bytes).map(|_| ()).map_err(|error| damaged(error.to_string()))
+}
