@@ -4,6 +4,7 @@ mod calibrate;
 mod calibrate_requests;
 mod demo;
 mod mock_engine;
+mod plot;
 mod policies;
 mod progress;
 mod read_options;
@@ -34,6 +35,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Merge(sweep::MergeArgs),
     MockEngine(mock_engine::MockEngineArgs),
+    Plot(plot::PlotArgs),
     Policies(policies::PoliciesArgs),
     Replay(replay::ReplayArgs),
     Scenario(scenario::ScenarioArgs),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args).map(|()| true),
         Command::Merge(args) => sweep::run_merge(&args),
         Command::MockEngine(args) => mock_engine::run(&args).map(|()| true),
+        Command::Plot(args) => plot::run(&args).map(|()| true),
         Command::Policies(args) => policies::run(&args).map(|()| true),
         Command::Replay(args) => replay::run(&args).map(|()| true),
         Command::Scenario(args) => scenario::run(&args).map(|()| true),

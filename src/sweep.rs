@@ -72,20 +72,27 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
     let outcome = sweep.run(args.threads.get(), &|standing| progress.show(standing));
     drop(progress);
     outcome?;
-    report(&args.out, &write_tables(&args.out, args.baseline.as_deref())?)
+    let baseline = args.baseline.as_deref();
+    finish(&args.out, baseline, &write_tables(&args.out, baseline)?)
 }
 
 pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {
-    report(&args.out, &merge(&args.folders, &args.out, args.baseline.as_deref())?)
+    let baseline = args.baseline.as_deref();
+    finish(&args.out, baseline, &merge(&args.folders, &args.out, baseline)?)
 }
 
-fn report(out: &Path, merged: &Merged) -> anyhow::Result<bool> {
+fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     write!(stdout, "{}", merged.text())?;
-    let out = out.display();
-    writeln!(stdout, "tables   {out}/summary.csv, comparison.csv, results.csv, results.parquet")?;
+    let folder = out.display();
+    writeln!(
+        stdout,
+        "tables   {folder}/summary.csv, comparison.csv, results.csv, results.parquet"
+    )?;
+    drop(stdout);
     for (path, problem) in &merged.failed {
         writeln!(io::stderr(), "failed: {}: {problem}", path.display())?;
     }
+    crate::plot::sweep_report(out, baseline)?;
     Ok(merged.failed.is_empty())
 }

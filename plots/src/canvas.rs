@@ -37,6 +37,8 @@ pub(crate) struct Text {
     pub(crate) at: Point,
     pub(crate) align: Align,
     pub(crate) style: TextStyle,
+    /// Reads upwards instead of to the right.
+    pub(crate) is_upright: bool,
 }
 
 /// Which point of a text is given.
@@ -142,7 +144,14 @@ impl Canvas {
     }
 
     pub(crate) fn text(&mut self, text: &str, at: Point, align: Align, style: TextStyle) {
-        self.shapes.push(Shape::Text(Text { text: text.to_owned(), at, align, style }));
+        let text = Text { text: text.to_owned(), at, align, style, is_upright: false };
+        self.shapes.push(Shape::Text(text));
+    }
+
+    /// Text that reads upwards from `at`, for the names of narrow columns.
+    pub(crate) fn upright_text(&mut self, text: &str, at: Point, style: TextStyle) {
+        let text = Text { text: text.to_owned(), at, align: Align::Left, style, is_upright: true };
+        self.shapes.push(Shape::Text(text));
     }
 
     /// A title and a line below it that says what is seen; what is left of the area.

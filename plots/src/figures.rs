@@ -4,6 +4,7 @@ pub(crate) mod calibration;
 pub(crate) mod load;
 pub(crate) mod overview;
 pub(crate) mod queue_over_time;
+pub(crate) mod sweep;
 pub(crate) mod trace;
 pub(crate) mod ttft_cdf;
 pub(crate) mod ttft_over_time;

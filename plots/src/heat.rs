@@ -5,11 +5,8 @@
 
 use crate::axis::{Axis, Format, Tick};
 use crate::canvas::{Align, Canvas, Rect, TextStyle};
-use crate::colour::{Colour, magnitude};
+use crate::colour::{Colour, MAGNITUDE_STEPS, magnitude};
 use crate::panel::draw_x_axis;
-
-/// Neighbours whose colours differ by less are drawn as one: an SVG of a thousand rectangles, not ten.
-const STEPS: f64 = 64.0;
 
 /// Values over rows and time.
 #[derive(Clone, Debug)]
@@ -69,7 +66,9 @@ impl HeatMap {
     }
 
     fn draw_row(&self, canvas: &mut Canvas, row: Rect, values: &[f64]) {
-        let shade = |value: f64| (self.shades.darkness(value) * STEPS).round() / STEPS;
+        // Neighbours of one shade are drawn as one: an SVG of a thousand rectangles, not ten.
+        let steps = f64::from(MAGNITUDE_STEPS);
+        let shade = |value: f64| (self.shades.darkness(value) * steps).round() / steps;
         let width = row.width() / values.len().max(1) as f64;
         let mut start = 0;
         while start < values.len() {
@@ -112,7 +111,7 @@ impl Shades {
 
     /// Draws the shades with their values, in two lines that end at the right of `area`.
     pub(crate) fn draw_key(&self, canvas: &mut Canvas, area: Rect) {
-        const CELLS: u32 = 64;
+        const CELLS: u32 = MAGNITUDE_STEPS;
         let ticks = self.ticks();
         let overhang =
             ticks.last().map_or(0.0, |tick| TextStyle::SMALL.width_of(&tick.label) / 2.0);
@@ -123,7 +122,7 @@ impl Shades {
             let right = (left + KEY_WIDTH / f64::from(CELLS) + 0.5).min(bar.right);
             canvas.fill(
                 Rect { left, right, ..bar },
-                magnitude(f64::from(cell) / f64::from(CELLS - 1)),
+                magnitude(f64::from(cell + 1) / f64::from(CELLS)),
             );
         }
         for tick in ticks {

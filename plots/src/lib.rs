@@ -1,4 +1,4 @@
-//! Figures, as SVG and PNG, drawn from the tables of a replay.
+//! Figures, as SVG and PNG, drawn from the tables of a replay or a sweep, and a sweep's report.
 //!
 //! A figure is a function from results to shapes (`figures/`, one file each), put together from a small
 //! vocabulary: axes, panels of lines, heat maps, legends. Plotters draws the shapes into files; its chart
@@ -14,6 +14,7 @@ mod heat;
 mod legend;
 mod panel;
 mod render;
+mod report;
 mod samples;
 
 use std::fs;
@@ -26,6 +27,7 @@ pub use crate::figures::calibration::{CalibrationFigure, CalibrationPoint};
 pub use crate::figures::trace::TraceInfoFigure;
 pub use crate::figures::validation::{ValidationFigure, ValidationPoint};
 pub use crate::render::PlotError;
+pub use crate::report::sweep_report;
 
 type DrawFigure = fn(&Results) -> Canvas;
 

@@ -57,6 +57,31 @@ impl Panel {
         }
     }
 
+    /// Draws an upright line at each time, over what [`Self::draw`] drew into the same area; and its label
+    /// above the frame, where no other label is in the way.
+    pub(crate) fn draw_marks<'a>(
+        &self,
+        canvas: &mut Canvas,
+        area: Rect,
+        marks: impl Iterator<Item = (f64, &'a str)>,
+    ) {
+        let frame = self.frame(area);
+        let mut free_from = f64::NEG_INFINITY;
+        for (value, label) in marks {
+            let x = frame.left + self.x.position(value) * frame.width();
+            canvas.line(vec![(x, frame.top), (x, frame.bottom)], 1.5, Colour::MUTED);
+            let width = TextStyle::SMALL.width_of(label);
+            // Near the right end, to the left of its line.
+            let is_last = x + GAP / 2.0 + width > frame.right;
+            let left = if is_last { x - GAP / 2.0 - width } else { x + GAP / 2.0 };
+            if left >= free_from.max(frame.left) {
+                let at = (left, frame.top - 4.0);
+                canvas.text(label, at, Align::Left, TextStyle::SMALL);
+                free_from = if is_last { x } else { left + width };
+            }
+        }
+    }
+
     /// Where the values lie within an area.
     fn frame(&self, area: Rect) -> Rect {
         let label_widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color as _, FontStyle, RGBColor, ShapeStyle, TextStyle};
+use plotters::style::{Color as _, FontStyle, FontTransform, RGBColor, ShapeStyle, TextStyle};
 
 use crate::canvas::{Align, Canvas, Point, Rect, Shape, Text};
 use crate::colour::Colour;
@@ -47,14 +47,34 @@ pub(crate) fn save(canvas: &Canvas, stem: &Path) -> Result<(), PlotError> {
 /// The figure as an SVG document.
 pub(crate) fn svg(canvas: &Canvas) -> String {
     let (width, height) = size_in(canvas, FINENESS);
-    let mut document = String::new();
-    let mut backend = SVGBackend::with_string(&mut document, (width, height));
-    draw(canvas, &mut SvgPen(&mut backend)).expect("a String takes what is written to it");
-    backend.present().expect("a String takes what is written to it");
-    drop(backend);
     let drawn = format!(r#"width="{width}" height="{height}""#);
     let (width, height) = size_in(canvas, 1);
-    document.replacen(&drawn, &format!(r#"width="{width}" height="{height}""#), 1)
+    document(canvas, true).replacen(&drawn, &format!(r#"width="{width}" height="{height}""#), 1)
+}
+
+/// The figure as an element of a page, whose style sheet has the font, the size and the background.
+/// Colours stay attributes, which [`crate::colour::style_sheet`] turns into those of the page's theme.
+pub(crate) fn inline_svg(canvas: &Canvas) -> String {
+    let (width, height) = size_in(canvas, FINENESS);
+    let document = document(canvas, false);
+    let (_, elements) = document.split_once(">\n").expect("the tag ends");
+    let family = format!(r#" font-family="{}""#, font::FAMILY.replace('\'', "&apos;"));
+    let elements = elements
+        .replace(&family, "")
+        .replace(r#" opacity="1""#, "")
+        .replace(r#" stroke="none"/>"#, "/>");
+    format!(r#"<svg viewBox="0 0 {width} {height}" aria-hidden="true">{elements}"#)
+}
+
+fn document(canvas: &Canvas, has_background: bool) -> String {
+    let mut document = String::new();
+    let mut backend = SVGBackend::with_string(&mut document, size_in(canvas, FINENESS));
+    let mut pen = SvgPen(&mut backend);
+    let background = if has_background { fill_background(canvas, &mut pen) } else { Ok(()) };
+    background.and_then(|()| draw(canvas, &mut pen)).expect("a String takes what is written to it");
+    backend.present().expect("a String takes what is written to it");
+    drop(backend);
+    document
 }
 
 fn write_png(canvas: &Canvas, path: &Path) -> Result<(), PlotError> {
@@ -62,7 +82,10 @@ fn write_png(canvas: &Canvas, path: &Path) -> Result<(), PlotError> {
     let fine = size_in(canvas, FINENESS);
     let mut pixels = vec![0; (fine.0 * fine.1 * 3) as usize];
     let mut backend = BitMapBackend::with_buffer(&mut pixels, fine);
-    draw(canvas, &mut BitmapPen(&mut backend)).map_err(|error| PlotError::new(path, &error))?;
+    let mut pen = BitmapPen(&mut backend);
+    fill_background(canvas, &mut pen)
+        .and_then(|()| draw(canvas, &mut pen))
+        .map_err(|error| PlotError::new(path, &error))?;
     drop(backend);
     let size = (fine.0 / AVERAGED, fine.1 / AVERAGED);
     let pixels = average(&pixels, size, AVERAGED as usize);
@@ -111,9 +134,12 @@ type Drawn = Result<(), String>;
 /// A position in units of drawing.
 type BackendCoord = (i32, i32);
 
-fn draw<P: Pen>(canvas: &Canvas, pen: &mut P) -> Drawn {
+fn fill_background<P: Pen>(canvas: &Canvas, pen: &mut P) -> Drawn {
     let whole = Rect { left: 0.0, top: 0.0, right: canvas.width, bottom: canvas.height };
-    fill(pen, whole, Colour::WHITE)?;
+    fill(pen, whole, Colour::WHITE)
+}
+
+fn draw<P: Pen>(canvas: &Canvas, pen: &mut P) -> Drawn {
     for shape in &canvas.shapes {
         match shape {
             Shape::Line { points, width, colour } => {
@@ -153,11 +179,18 @@ fn text_style(text: &Text, ems: f64) -> TextStyle<'static> {
         Align::Centre => HPos::Center,
         Align::Right => HPos::Right,
     };
+    let turn = if text.is_upright { FontTransform::Rotate270 } else { FontTransform::None };
     TextStyle {
-        font: font::of_size(size, style),
+        font: font::of_size(size, style).transform(turn),
         color: rgb(text.style.colour).to_backend_color(),
         pos: Pos::new(h_pos, VPos::Top),
     }
+}
+
+/// Where the top of a text is that lies so far above its baseline.
+fn top_of(text: &Text, ascent: f64) -> Point {
+    let (x, y) = text.at;
+    if text.is_upright { (x - ascent, y) } else { (x, y - ascent) }
 }
 
 /// Writes SVG elements.
@@ -176,8 +209,7 @@ impl<'b> Pen for SvgPen<'_, 'b> {
 
     fn text(&mut self, text: &Text) -> Drawn {
         // Plotters divides the size by 1.24 and puts the baseline of such text 0.76 em below its top.
-        let (x, y) = text.at;
-        let top = fine((x, y - 0.76 * text.style.size));
+        let top = fine(top_of(text, 0.76 * text.style.size));
         self.0
             .draw_text(&text.text, &text_style(text, 1.24), top)
             .map_err(|error| error.to_string())
@@ -211,9 +243,8 @@ impl<'b> Pen for BitmapPen<'_, 'b> {
 
     fn text(&mut self, text: &Text) -> Drawn {
         // Plotters puts the baseline of bitmap text half its size below its top.
-        let (x, y) = text.at;
         let style = text_style(text, font::LINE_EMS);
-        let (left, top) = fine((x, y - 0.5 * font::LINE_EMS * text.style.size));
+        let (left, top) = fine(top_of(text, 0.5 * font::LINE_EMS * text.style.size));
         // The font is a light one, and there is no other: a stronger weight is the same text again, a
         // little to the right.
         let strokes = if text.style.bold { 4 } else { 2 };

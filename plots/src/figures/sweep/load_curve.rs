@@ -1,0 +1,110 @@
+//! P99 of TTFT against load, a diagram for each fleet and workload that ran at several rates.
+
+use std::collections::BTreeMap;
+
+use lodestar_scenarios::sweep::CellIdentity;
+
+use super::{SweepView, WIDTH};
+use crate::axis::{Axis, Format};
+use crate::canvas::{Canvas, Point};
+use crate::legend;
+use crate::panel::{Panel, Series};
+
+/// How many times the P99 at the lowest rate it may be at the knee; `docs/scenarios.md` has the same factor
+/// over the P99 of an idle fleet, which a sweep does not know.
+const KNEE_FACTOR: f64 = 4.0;
+
+/// Cells that differ in their rate alone, by rate.
+type Ladder<'a> = Vec<(f64, &'a CellIdentity)>;
+
+/// None if no workload ran at several rates.
+pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
+    let ladders = ladders(view);
+    if ladders.is_empty() {
+        return None;
+    }
+    let columns = ladders.len().min(2);
+    let rows = ladders.len().div_ceil(columns);
+    let legend_height = 22.0 * view.policies.len() as f64 / 3.0;
+    let mut canvas = Canvas::new(WIDTH, 100.0 + legend_height + 270.0 * rows as f64);
+    let title = "P99 of TTFT against load";
+    let subtitle = "means over seeds; the upright line is the knee under the baseline";
+    let area = canvas.heading(canvas.area(), title, subtitle);
+    let area = legend::draw(&mut canvas, area, view.colours());
+    for (ladder, area) in ladders.iter().zip(area.grid(rows, columns, (30.0, 18.0))) {
+        let (panel, knee) = panel(view, ladder);
+        panel.draw(&mut canvas, area);
+        panel.draw_marks(&mut canvas, area, knee.iter().map(|knee| (*knee, "knee")));
+        for series in &panel.series {
+            panel.draw_points(&mut canvas, area, series);
+        }
+    }
+    Some(canvas)
+}
+
+fn ladders<'a>(view: &SweepView<'a>) -> Vec<Ladder<'a>> {
+    let mut groups: Vec<Ladder<'a>> = Vec::new();
+    for cell in &view.cells {
+        let Some(rate) = cell.rate_rps else { continue };
+        let same = |ladder: &&mut Ladder<'_>| {
+            ladder[0].1.fleet == cell.fleet && ladder[0].1.workload == cell.workload
+        };
+        match groups.iter_mut().find(same) {
+            Some(ladder) => ladder.push((rate, cell)),
+            None => groups.push(vec![(rate, cell)]),
+        }
+    }
+    groups.retain(|ladder| ladder.len() > 1);
+    for ladder in &mut groups {
+        ladder.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    groups
+}
+
+/// The diagram, and the rate of the knee.
+fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> (Panel, Option<f64>) {
+    let p99: BTreeMap<(u32, &str), f64> = view
+        .overview
+        .comparison
+        .iter()
+        .filter_map(|row| Some(((row.cell.index, row.policy.as_str()), row.ttft_p99_ms?)))
+        .collect();
+    let curve = |policy: &str| -> Vec<Point> {
+        let point =
+            |(rate, cell): &(f64, &CellIdentity)| Some((*rate, *p99.get(&(cell.index, policy))?));
+        ladder.iter().filter_map(point).collect()
+    };
+    let series: Vec<Series> =
+        view.colours().map(|(policy, colour)| Series { points: curve(policy), colour }).collect();
+    let shown = series.iter().flat_map(|series| series.points.iter().map(|point| point.1));
+    let (low, high) = (ladder[0].0, ladder[ladder.len() - 1].0);
+    let cell = ladder[0].1;
+    let panel = Panel {
+        title: format!("{} on {}", cell.workload, cell.fleet),
+        x: Axis::linear("requests/s", low, high, Format::Number),
+        y: Axis::log("P99 of TTFT (logarithmic)", shown, Format::Milliseconds),
+        series,
+    };
+    (panel, knee(&curve(&view.overview.baseline)))
+}
+
+/// The highest rate up to which the P99 stays below [`KNEE_FACTOR`] times what it is at the lowest, if it
+/// goes above at some rate.
+fn knee(curve: &[Point]) -> Option<f64> {
+    let limit = curve.first()?.1 * KNEE_FACTOR;
+    let beyond = curve.iter().position(|(_, p99)| *p99 >= limit)?;
+    Some(curve[beyond.checked_sub(1)?].0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_knee_is_the_last_rate_that_is_kept_up_with() {
+        assert_eq!(knee(&[(1.0, 10.0), (2.0, 39.0), (3.0, 40.0), (4.0, 20.0)]), Some(2.0));
+        assert_eq!(knee(&[(1.0, 10.0), (2.0, 39.0)]), None);
+        assert_eq!(knee(&[]), None);
+        assert_eq!(knee(&[(1.0, 0.0), (2.0, 0.0)]), None);
+    }
+}

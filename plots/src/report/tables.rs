@@ -1,0 +1,155 @@
+//! Tables that can be sorted: each field carries the value that it is sorted by.
+
+use lodestar_scenarios::scenario::Kind;
+use lodestar_scenarios::sweep::{ComparisonRow, Overview, PolicySummary, Ratio, Verdict};
+use maud::{Markup, html};
+
+/// A field: what is read, and what it is sorted by.
+enum Field<'a> {
+    Text(&'a str),
+    Number(Option<f64>, String),
+}
+
+/// A column's name, and what it means.
+type Column = (&'static str, &'static str);
+
+/// A row a policy.
+pub(super) fn policies(overview: &Overview) -> Markup {
+    const COLUMNS: [Column; 11] = [
+        ("policy", ""),
+        ("kind", "yardsticks are no routers: they show what is left to win"),
+        ("cells", "cells in which it and the baseline have figures"),
+        ("mean", "geometric mean over cells of mean TTFT over the baseline's"),
+        ("P99", "the same of the P99 of TTFT"),
+        (
+            "mean to best",
+            "geometric mean over cells of mean TTFT over that of the cell's best heuristic",
+        ),
+        ("P99 to best", "the same of the P99 of TTFT"),
+        ("gap closed", "share of the way from the best heuristics to hindsight"),
+        ("wins", "cells in which its mean TTFT is below the baseline's with confidence"),
+        ("ties", "cells in which neither is"),
+        ("losses", "cells in which it is above"),
+    ];
+    let row = |row: &PolicySummary| {
+        let count = |count: u64| Field::Number(Some(count as f64), count.to_string());
+        let ratio = |ratio: Option<f64>| Field::Number(ratio, written(ratio, 3));
+        let percent = row.gap_closed.map(|share| share * 100.0);
+        let gap = percent.map_or_else(String::new, |percent| format!("{percent:.0} %"));
+        let fields = vec![
+            Field::Text(&row.policy),
+            Field::Text(kind(row.kind)),
+            count(row.cells),
+            ratio(row.mean_ratio),
+            ratio(row.p99_ratio),
+            ratio(row.mean_ratio_to_best),
+            ratio(row.p99_ratio_to_best),
+            Field::Number(percent, gap),
+            count(row.wins),
+            count(row.ties),
+            count(row.losses),
+        ];
+        html! { tr.baseline[row.policy == overview.baseline] { (cells(&fields)) } }
+    };
+    let mut rows: Vec<&PolicySummary> = overview.summary.iter().collect();
+    let place = |row: &PolicySummary| row.mean_ratio.unwrap_or(f64::INFINITY);
+    rows.sort_by(|a, b| place(a).total_cmp(&place(b)));
+    html! {
+        p { "Ratios are to " code { (overview.baseline) } " (the marked row) or to the best heuristic of each cell; "
+            "below 1 is faster. A win is a 95 % interval below 1." }
+        (table("Policies over all cells", &COLUMNS, rows.into_iter().map(row)))
+    }
+}
+
+/// A row a cell and policy.
+pub(super) fn comparison(overview: &Overview) -> Markup {
+    const COLUMNS: [Column; 10] = [
+        ("cell", ""),
+        ("policy", ""),
+        ("seeds", "runs that ended"),
+        ("mean TTFT, ms", "mean over seeds"),
+        ("P99 TTFT, ms", "mean over seeds"),
+        ("mean ratio", "over the baseline's, with its 95 % interval"),
+        ("P99 ratio", "over the baseline's, with its 95 % interval"),
+        ("verdict", "by the interval of the mean ratio"),
+        ("TPOT, ms", "mean"),
+        ("hit ratio", "share of prompt tokens from the prefix cache"),
+    ];
+    let row = |row: &ComparisonRow| {
+        let number = |value: Option<f64>, decimals| Field::Number(value, written(value, decimals));
+        let seeds = match row.failed {
+            0 => row.seeds.to_string(),
+            failed => format!("{} ({failed} failed)", row.seeds),
+        };
+        let fields = vec![
+            Field::Text(&row.cell.id),
+            Field::Text(&row.policy),
+            Field::Number(Some(row.seeds as f64), seeds),
+            number(row.ttft_mean_ms, 1),
+            number(row.ttft_p99_ms, 1),
+            ratio(row.mean_ratio),
+            ratio(row.p99_ratio),
+            Field::Text(row.mean_ratio.map_or("", |ratio| verdict(ratio.verdict()))),
+            number(row.tpot_mean_ms, 2),
+            number(row.hit_ratio, 3),
+        ];
+        html! { tr.baseline[row.policy == overview.baseline] { (cells(&fields)) } }
+    };
+    html! {
+        p { "Ratios are to " code { (overview.baseline) } " with the same requests; the interval comes from the "
+            "spread over seeds, and with a single seed there is none." }
+        (table("Every policy in every cell", &COLUMNS, overview.comparison.iter().map(row)))
+    }
+}
+
+fn table(name: &str, columns: &[Column], rows: impl Iterator<Item = Markup>) -> Markup {
+    html! {
+        div.scroll.tall role="region" aria-label=(name) tabindex="0" {
+            table {
+                thead { tr { @for (column, meaning) in columns {
+                    th scope="col" { button type="button" title=(meaning) { (column) } }
+                } } }
+                tbody { @for row in rows { (row) } }
+            }
+        }
+    }
+}
+
+fn cells(fields: &[Field<'_>]) -> Markup {
+    html! {
+        @for field in fields {
+            @match field {
+                Field::Text(text) => td { (text) },
+                Field::Number(Some(value), text) => td.number data-value=(value) { (text) },
+                Field::Number(None, text) => td.number data-value="" { (text) },
+            }
+        }
+    }
+}
+
+fn ratio(ratio: Option<Ratio>) -> Field<'static> {
+    let text = ratio.map_or_else(String::new, |Ratio { value, interval }| match interval {
+        Some(interval) => format!("{value:.3} [{:.3}, {:.3}]", interval.low, interval.high),
+        None => format!("{value:.3}"),
+    });
+    Field::Number(ratio.map(|ratio| ratio.value), text)
+}
+
+fn written(value: Option<f64>, decimals: usize) -> String {
+    value.map_or_else(String::new, |value| format!("{value:.decimals$}"))
+}
+
+const fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Heuristic => "heuristic",
+        Kind::Yardstick => "yardstick",
+    }
+}
+
+const fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Win => "win",
+        Verdict::Tie => "tie",
+        Verdict::Loss => "loss",
+    }
+}

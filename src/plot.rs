@@ -1,0 +1,48 @@
+//! `lodestar plot`: figures and a report of what is in a folder.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use lodestar_scenarios::load;
+use lodestar_scenarios::sweep::Overview;
+
+/// Draw the figures and the report of a sweep, finished or not, or of a replay
+#[derive(Args, Debug)]
+pub(crate) struct PlotArgs {
+    /// The folder of `lodestar sweep`, `merge` or `replay`
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The policy with which the others are compared [default: the scenario's]
+    #[arg(long, value_name = "POLICY")]
+    baseline: Option<String>,
+}
+
+pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
+    let folder = &args.folder;
+    anyhow::ensure!(folder.is_dir(), "{} is not a folder: check the path", folder.display());
+    if !folder.join("manifest.json").exists() {
+        return sweep_report(folder, args.baseline.as_deref());
+    }
+    anyhow::ensure!(
+        args.baseline.is_none(),
+        "--baseline has no effect on a replay: its report compares with prefix-cache, or else its first policy"
+    );
+    let results = load(folder)?;
+    lodestar_plots::sweep_report(&Overview::of_replay(&results), folder)?;
+    announce(folder)
+}
+
+/// Draws a sweep's report and says where it is.
+pub(crate) fn sweep_report(folder: &Path, baseline: Option<&str>) -> anyhow::Result<()> {
+    lodestar_plots::sweep_report(&Overview::read(folder, baseline)?, folder)?;
+    announce(folder)
+}
+
+fn announce(folder: &Path) -> anyhow::Result<()> {
+    let folder = folder.display();
+    Ok(writeln!(
+        io::stdout(),
+        "report   {folder}/report.html, and its figures in {folder}/figures"
+    )?)
+}

@@ -1,0 +1,201 @@
+//! What `lodestar plot` makes of a folder, and says to one of which nothing can be made.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Its name is what somebody might try who does not like us.
+const SCENARIO: &str = r#"
+name = "<script>alert(1)</script> & \"co\""
+description = "Small."
+fleets = ["a100:1,l4:1"]
+policies = ["random", "prefix-cache", "mooncake"]
+seeds = 2
+
+[[workload]]
+name = "share9"
+preset = "share9"
+requests = 40
+output_tokens = 2
+rates_rps = [2, 4]
+
+[[workload]]
+name = "steps"
+[workload.generate]
+requests = 60
+arrivals = { process = "piecewise", phases = [{ rate_rps = 12, duration_s = 3 }, { rate_rps = 4, duration_s = 9 }] }
+prompts = { kind = "prefix_tree", unique_tokens = { shape = "fixed", value = 300 }, output_tokens = { shape = "fixed", value = 9 } }
+"#;
+
+fn lodestar(folder: &Path, arguments: &[&str]) -> Output {
+    let command =
+        Command::new(env!("CARGO_BIN_EXE_lodestar")).args(arguments).current_dir(folder).output();
+    command.expect("it starts")
+}
+
+/// A folder with a sweep in `out`.
+fn swept() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("s.toml"), SCENARIO).expect("written");
+    let output = lodestar(folder.path(), &["sweep", "s.toml", "--out", "out"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    folder
+}
+
+fn report(folder: &Path) -> String {
+    fs::read_to_string(folder.join("out/report.html")).expect("a report")
+}
+
+/// Fails where an element ends that has not begun, or begins and does not end.
+fn check_nesting(page: &str) {
+    const EMPTY: [&str; 7] = ["meta", "rect", "polyline", "line", "circle", "polygon", "path"];
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = page;
+    while let Some((_, after)) = rest.split_once('<') {
+        let (tag, tail) = after.split_once('>').expect("a tag ends");
+        rest = tail;
+        let name = tag.split([' ', '\n', '/']).find(|part| !part.is_empty()).expect("a name");
+        if tag.starts_with('!') || EMPTY.contains(&name) {
+            continue;
+        }
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "after {} characters", page.len() - rest.len());
+            continue;
+        }
+        open.push(name);
+        // What is in these is no HTML.
+        if let ("style" | "script", Some(at)) = (name, rest.find(&format!("</{name}>"))) {
+            rest = &rest[at..];
+        }
+    }
+    assert!(open.is_empty(), "{open:?} do not end");
+}
+
+#[test]
+fn a_report_is_one_page_with_everything_in_it() {
+    let folder = swept();
+    let page = report(folder.path());
+    check_nesting(&page);
+    for part in [
+        "id=\"run\"",
+        "id=\"policies\"",
+        "id=\"ratios\"",
+        "id=\"load\"",
+        "id=\"comparison\"",
+        "id=\"cells\"",
+        "id=\"predictions\"",
+        "name=\"viewport\"",
+        "color-scheme: light dark",
+        "id=\"cell-2\"",
+        "lodestar sweep FILE --policies mooncake,prefix-cache,random --seeds 2 --baseline prefix-cache --out DIR",
+        "TTFT distribution",
+        "Queue of the whole fleet",
+        "KV cache in use",
+        "Learning curve",
+        "a100-0",
+        "l4-0",
+        "P99 of TTFT against load",
+        "3.0 s: 4 requests/s",
+        "share9 at 4 requests/s on a100:1,l4:1",
+    ] {
+        assert!(page.contains(part), "no {part}");
+    }
+    assert!(
+        !page.contains("://") && !page.contains("src=") && !page.contains("<link"),
+        "it loads something"
+    );
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; "), "the name is there");
+    assert!(!page.contains("<script>alert"), "the name is not escaped");
+    // A row a policy and a row a cell and policy.
+    assert_eq!(page.matches("<tr class=\"baseline\">").count(), 1 + 3);
+    assert_eq!(page.matches("<tr").count(), 2 + 3 + 9);
+    for figure in ["ttft_ratio.svg", "p99_by_load.png", "a100-1_l4-1--steps--own-rate/course.png"] {
+        assert!(folder.path().join("out/figures").join(figure).is_file(), "{figure}");
+    }
+}
+
+#[test]
+fn part_of_a_sweep_is_drawn_and_drawn_again_the_same() {
+    let folder = swept();
+    let first = report(folder.path());
+    let out = folder.path().join("out");
+    assert!(lodestar(folder.path(), &["plot", "out"]).status.success());
+    assert!(report(folder.path()) == first, "the same runs gave another page");
+    fs::remove_dir_all(out.join("runs/a100-1_l4-1--share9--4rps")).expect("removed");
+    fs::remove_file(out.join("results.parquet")).expect("removed");
+    assert!(lodestar(folder.path(), &["plot", "out", "--baseline", "random"]).status.success());
+    let page = report(folder.path());
+    check_nesting(&page);
+    assert!(!page.contains("id=\"load\"") && page.contains("--baseline random"));
+}
+
+#[test]
+fn a_replay_is_drawn_too_and_can_be_replaced_after_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace =
+        "{\"lodestar_trace\":1}\n{\"id\":0,\"at_ns\":0,\"prompt\":\"h1:40\",\"output_tokens\":4}\n";
+    fs::write(folder.path().join("t.jsonl"), trace).expect("written");
+    let replay = [
+        "replay",
+        "t.jsonl",
+        "--fleet",
+        "l4:1,a100:1",
+        "--policy",
+        "random,round-robin",
+        "--out",
+        "out",
+    ];
+    assert!(lodestar(folder.path(), &replay).status.success());
+    assert!(lodestar(folder.path(), &["plot", "out"]).status.success());
+    let page = report(folder.path());
+    check_nesting(&page);
+    assert!(page.contains("lodestar replay TRACE --fleet l4:1,a100:1"), "the command");
+    assert!(lodestar(folder.path(), &replay).status.success(), "the report is in the way");
+}
+
+#[test]
+fn a_folder_of_which_no_report_can_be_made_is_exit_code_2() {
+    let folder = swept();
+    let item: PathBuf = folder.path().join("out/runs/a100-1_l4-1--share9--4rps/random/1.json");
+    let table = folder.path().join("out/results.parquet");
+    let whole = |path: &Path| fs::read(path).expect("a file");
+    let (good_item, good_table) = (whole(&item), whole(&table));
+    let refused = |arguments: &[&str], part: &str| {
+        let output = lodestar(folder.path(), arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(part) && said.lines().count() == 1, "{said}");
+    };
+    fs::create_dir(folder.path().join("empty")).expect("made");
+    refused(&["plot", "absent"], "absent is not a folder: check the path");
+    refused(&["plot", "empty"], "empty holds no runs of a sweep");
+    refused(
+        &["plot", "out", "--baseline", "least-kv"],
+        "the baseline least-kv is not among the policies",
+    );
+    fs::write(&item, &good_item[..good_item.len() / 2]).expect("written");
+    refused(&["plot", "out"], "random/1.json is damaged");
+    fs::write(&item, &good_item).expect("written");
+    fs::write(&table, &good_table[..good_table.len() / 2]).expect("written");
+    refused(&["plot", "out"], "results.parquet is damaged");
+    fs::write(&table, &good_table).expect("written");
+    fs::remove_dir_all(folder.path().join("out/figures")).expect("removed");
+    fs::write(folder.path().join("out/figures"), "").expect("written");
+    refused(&["plot", "out"], "cannot write the figure");
+    assert_eq!(whole(&item), good_item, "a run was touched");
+}
+
+/// Says SKIPPED where there is no Chromium.
+#[test]
+fn a_report_opens_in_a_browser_and_its_tables_sort() {
+    let folder = swept();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check_report.sh");
+    let output = Command::new("bash")
+        .arg(script)
+        .arg(folder.path().join("out/report.html"))
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("SKIPPED") || said.contains("ok a click sorts upwards"), "{said}");
+}
