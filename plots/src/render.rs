@@ -63,7 +63,11 @@ pub(crate) fn inline_svg(canvas: &Canvas) -> String {
         .replace(&family, "")
         .replace(r#" opacity="1""#, "")
         .replace(r#" stroke="none"/>"#, "/>");
-    format!(r#"<svg viewBox="0 0 {width} {height}" aria-hidden="true">{elements}"#)
+    // Below this width its texts could not be read; it scrolls instead.
+    let least_rem = canvas.width / 20.0;
+    format!(
+        r#"<svg viewBox="0 0 {width} {height}" style="min-width:{least_rem:.1}rem" aria-hidden="true">{elements}"#
+    )
 }
 
 fn document(canvas: &Canvas, has_background: bool) -> String {
