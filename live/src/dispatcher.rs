@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use lodestar_router::{
     Event, InstanceId, InstanceMetrics, InstanceSpec, Load, Reason, Rejected, Request, RequestId,
-    Router, RouterConfig, Scraped, Time, Usage,
+    Router, RouterConfig, Scraped, Time, TrainingJob, Usage,
 };
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::backend::Backend;
@@ -107,15 +108,29 @@ impl Dispatcher {
         (Time::from_nanos(nanos), state)
     }
 
-    fn observe(&self, event: &Event<'_>) {
+    fn observe(self: &Arc<Self>, event: &Event<'_>) {
         let (now, mut state) = self.lock();
         state.router.observe(now, event);
         if state.router.next_wakeup().is_some_and(|wakeup| wakeup <= now) {
             state.router.observe(now, &Event::Timer);
         }
-        if let Some(job) = state.router.training_job() {
-            match job {}
+        let job = state.router.training_job(now);
+        drop(state);
+        if let Some(job) = job {
+            self.train(job);
         }
+    }
+
+    /// Trains on a thread of its own, away from requests: the router gives out one job at a time. Without a runtime, as in
+    /// tests of this file, nobody trains.
+    fn train(self: &Arc<Self>, job: TrainingJob) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let dispatcher = Arc::clone(self);
+        runtime.spawn_blocking(move || {
+            let model = job.run();
+            let (now, mut state) = dispatcher.lock();
+            state.router.install(now, model);
+        });
     }
 
     /// The instance may be chosen from now on.

@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::information::{Information, PrefixSource, Sources};
-use crate::policy::{DynamoParams, PrefixCacheParams, PrefixHitThresholdParams};
+use crate::policy::{
+    DynamoParams, LodestarParams, Objective, PrefixCacheParams, PrefixHitThresholdParams,
+};
 use crate::time::Duration;
 
 /// Everything a [`Router`](crate::Router) needs besides a seed.
@@ -37,10 +39,13 @@ impl RouterConfig {
         Sources::of(&self.policy, self.information).scrape_period
     }
 
-    /// Whether the policy learns of cached blocks by KV events and by nothing else: a driver has to send
+    /// Whether the policy learns of cached blocks by KV events: a driver has to send
     /// [`Event::BlocksStored`](crate::Event::BlocksStored) and its kin.
     pub const fn uses_kv_events(&self) -> bool {
-        matches!(Sources::of(&self.policy, self.information).prefix, PrefixSource::KvEvents)
+        matches!(
+            Sources::of(&self.policy, self.information).prefix,
+            PrefixSource::KvEvents | PrefixSource::RoutingAndEvents
+        )
     }
 
     /// What the policy sees, for people.
@@ -130,12 +135,23 @@ pub enum PolicyConfig {
     #[serde(deserialize_with = "no_parameters")]
     JoinShortestWork,
     /// Least expected time to first token, learned online, and least delay for others.
-    #[serde(deserialize_with = "no_parameters")]
-    Lodestar,
+    Lodestar(LodestarParams),
 }
 
 /// What a threshold of [`PolicyConfig::PrefixHitThreshold`] follows in a name.
 const THRESHOLD_PREFIX: &str = "prefix-hit-threshold-";
+
+/// What an objective other than the default follows in a name.
+const OBJECTIVE_PREFIX: &str = "lodestar-";
+/// Objectives by name.
+const OBJECTIVES: [(&str, Objective); 6] = [
+    ("tail-ttft", Objective::TailTtft),
+    ("tpot", Objective::Tpot),
+    ("e2e", Objective::E2e),
+    ("throughput", Objective::Throughput),
+    ("slo", Objective::SLO),
+    ("mix", Objective::Mix { ttft: 1.0, tpot: 0.1 }),
+];
 
 impl PolicyConfig {
     /// The name of every policy with its default parameters, in the order of the variants.
@@ -196,7 +212,7 @@ impl PolicyConfig {
             Self::LeastLatency,
             Self::Vtc,
             Self::JoinShortestWork,
-            Self::Lodestar,
+            Self::Lodestar(LodestarParams::default()),
         ]
     }
 
@@ -219,6 +235,12 @@ impl PolicyConfig {
         if let Some(threshold_percent) = threshold.filter(|&percent| percent <= 100) {
             return Ok(Self::PrefixHitThreshold(PrefixHitThresholdParams { threshold_percent }));
         }
+        let objective = name.strip_prefix(OBJECTIVE_PREFIX);
+        if let Some((_, objective)) =
+            OBJECTIVES.into_iter().find(|(known, _)| Some(*known) == objective)
+        {
+            return Ok(Self::Lodestar(LodestarParams { objective }));
+        }
         Self::all()
             .into_iter()
             .find(|policy| policy.name() == name)
@@ -231,6 +253,14 @@ impl PolicyConfig {
             && *params != PrefixHitThresholdParams::default()
         {
             return Cow::Owned(format!("{THRESHOLD_PREFIX}{}", params.threshold_percent));
+        }
+        if let Self::Lodestar(LodestarParams { objective }) = self {
+            let of_same_kind = |known: &Objective| {
+                std::mem::discriminant(known) == std::mem::discriminant(objective)
+            };
+            if let Some((name, _)) = OBJECTIVES.iter().find(|(_, known)| of_same_kind(known)) {
+                return Cow::Owned(format!("{OBJECTIVE_PREFIX}{name}"));
+            }
         }
         Cow::Borrowed(self.kind())
     }
@@ -263,7 +293,7 @@ impl PolicyConfig {
             Self::LeastLatency => "least-latency",
             Self::Vtc => "vtc",
             Self::JoinShortestWork => "join-shortest-work",
-            Self::Lodestar => "lodestar",
+            Self::Lodestar(_) => "lodestar",
         }
     }
 
@@ -321,7 +351,7 @@ impl PolicyConfig {
             Self::JoinShortestWork => {
                 "the least work: uncached tokens to prefill and tokens still to decode"
             }
-            Self::Lodestar => {
+            Self::Lodestar(_) => {
                 "Lodestar: the least expected time to first token, learned online, and the least delay for others"
             }
         }
@@ -422,6 +452,19 @@ mod tests {
             let message = PolicyConfig::from_name(name).unwrap_err().to_string();
             assert!(message.contains("did you mean \"prefix-hit-threshold\""), "{message}");
         }
+    }
+
+    #[test]
+    fn an_objective_is_part_of_the_name() {
+        for (name, objective) in OBJECTIVES {
+            let name = format!("lodestar-{name}");
+            let policy = PolicyConfig::Lodestar(LodestarParams { objective });
+            assert_eq!(PolicyConfig::from_name(&name), Ok(policy.clone()));
+            assert_eq!(policy.name(), name);
+        }
+        let text = r#"{"name":"lodestar","objective":{"slo":{"ttft_ms":300.0,"tpot_ms":20.0}}}"#;
+        let policy: PolicyConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(policy.name(), "lodestar-slo");
     }
 
     #[test]

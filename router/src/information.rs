@@ -42,6 +42,8 @@ pub(crate) enum PrefixSource {
     /// What was routed, corrected by KV events if there are any, least recently used first out at each
     /// instance's KV capacity.
     CapacityAware,
+    /// The same, and the driver sends KV events: other routers' requests are seen, and evictions.
+    RoutingAndEvents,
     /// What was routed, and nothing else.
     OwnRouting {
         /// Tokens of one block. A request brings hashes of its router's blocks: of larger ones every k-th
@@ -136,6 +138,7 @@ impl Sources {
                 prefix: match deployed.prefix {
                     PrefixSource::None => PrefixSource::None,
                     PrefixSource::CapacityAware
+                    | PrefixSource::RoutingAndEvents
                     | PrefixSource::OwnRouting { .. }
                     | PrefixSource::KvEvents => PrefixSource::CapacityAware,
                 },
@@ -189,9 +192,12 @@ impl Sources {
                 Self::in_flight(PrefixSource::None)
             }
             // Lodestar's own.
-            PolicyConfig::JoinShortestWork | PolicyConfig::Lodestar => {
-                Self::in_flight(PrefixSource::CapacityAware)
-            }
+            PolicyConfig::JoinShortestWork => Self::in_flight(PrefixSource::CapacityAware),
+            // It books what it sends, and scrapes to see what other routers send.
+            PolicyConfig::Lodestar(_) => Self {
+                scrape_period: Some(LODESTAR_SCRAPE),
+                ..Self::in_flight(PrefixSource::RoutingAndEvents)
+            },
         }
     }
 
@@ -224,6 +230,9 @@ impl fmt::Display for Sources {
         match self.prefix {
             PrefixSource::None => Ok(()),
             PrefixSource::CapacityAware => f.write_str(", own routing up to each KV capacity"),
+            PrefixSource::RoutingAndEvents => {
+                f.write_str(", own routing up to each KV capacity and KV events")
+            }
             PrefixSource::KvEvents => f.write_str(", KV events"),
             PrefixSource::OwnRouting { block_tokens, capacity } => {
                 write!(f, ", own routing in blocks of {block_tokens}")?;

@@ -83,7 +83,9 @@ pub use event::{Event, InstanceId, InstanceMetrics, InstanceSpec, Scraped, Usage
 pub use fleet::{Fleet, Instance};
 pub use information::Information;
 pub use ledger::Load;
-pub use policy::{DynamoParams, PrefixCacheParams, PrefixHitThresholdParams};
+pub use policy::{
+    DynamoParams, LodestarParams, Objective, PrefixCacheParams, PrefixHitThresholdParams,
+};
 pub use request::{BlockHash, Request, RequestId};
 pub use router::Router;
 pub use time::{Duration, Time};

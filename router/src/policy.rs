@@ -51,6 +51,7 @@ use crate::time::Time;
 use crate::training::{Learning, Model, TrainingJob};
 
 pub use dynamo::DynamoParams;
+pub use lodestar::{LodestarParams, Objective};
 pub use prefix_cache::PrefixCacheParams;
 pub use prefix_hit_threshold::PrefixHitThresholdParams;
 use spread::Spread;
@@ -81,6 +82,9 @@ pub(crate) trait Policy: Debug + Send {
     /// Takes the result into use.
     fn install(&mut self, _now: Time, _model: Model) {}
 
+    /// Pursues another objective from now on, if it has one.
+    fn set_objective(&mut self, _objective: Objective) {}
+
     /// How learning goes, if it learns.
     fn learning(&self) -> Option<Learning> {
         None
@@ -93,7 +97,7 @@ pub(crate) enum Fact<'a> {
     /// An instance has left, and with it all its requests.
     Left(InstanceId),
     /// Newer metrics of an instance have arrived.
-    Scraped(InstanceId),
+    Scraped(InstanceId, InstanceMetrics),
     /// A choice was reserved.
     Routed(&'a Reservation),
     /// A request has its first token.
@@ -136,7 +140,9 @@ pub(crate) fn build(config: &PolicyConfig, seed: u64) -> Box<dyn Policy> {
         PolicyConfig::LeastLatency => Box::new(least_latency::LeastLatency::default()),
         PolicyConfig::Vtc => Box::new(vtc::Vtc::default()),
         PolicyConfig::JoinShortestWork => Box::new(join_shortest_work::JoinShortestWork::default()),
-        PolicyConfig::Lodestar => Box::new(lodestar::Lodestar::new(Rng::fork(seed, "learning"))),
+        PolicyConfig::Lodestar(params) => {
+            Box::new(lodestar::Lodestar::new(*params, Rng::fork(seed, "learning")))
+        }
     }
 }
 

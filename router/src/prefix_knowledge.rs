@@ -33,7 +33,10 @@ impl PrefixKnowledge {
             PrefixSource::OwnRouting { block_tokens, .. } => {
                 (block_tokens / request_block_tokens).max(1)
             }
-            PrefixSource::None | PrefixSource::CapacityAware | PrefixSource::KvEvents => 1,
+            PrefixSource::None
+            | PrefixSource::CapacityAware
+            | PrefixSource::RoutingAndEvents
+            | PrefixSource::KvEvents => 1,
         };
         let block_tokens = stride * request_block_tokens;
         let store = match source {
@@ -42,6 +45,7 @@ impl PrefixKnowledge {
                 Store::Shared(SharedIndex::new(tokens / u64::from(block_tokens), ttl))
             }
             PrefixSource::CapacityAware
+            | PrefixSource::RoutingAndEvents
             | PrefixSource::OwnRouting { .. }
             | PrefixSource::KvEvents => Store::PerInstance(PrefixIndex::default()),
         };
@@ -56,7 +60,9 @@ impl PrefixKnowledge {
     /// An instance joins with an empty cache.
     pub(crate) fn join(&mut self, instance: InstanceId, spec: InstanceSpec) {
         let capacity_tokens = match self.source {
-            PrefixSource::None | PrefixSource::CapacityAware => spec.kv_capacity_tokens,
+            PrefixSource::None | PrefixSource::CapacityAware | PrefixSource::RoutingAndEvents => {
+                spec.kv_capacity_tokens
+            }
             PrefixSource::OwnRouting { capacity: Capacity::PerInstance { tokens }, .. } => tokens,
             PrefixSource::OwnRouting { .. } | PrefixSource::KvEvents => u64::MAX,
         };
@@ -110,9 +116,12 @@ impl PrefixKnowledge {
     /// The index that KV events go to, if any does.
     pub(crate) fn listener(&mut self) -> Option<&mut PrefixIndex> {
         match (&mut self.store, self.source) {
-            (Store::PerInstance(index), PrefixSource::CapacityAware | PrefixSource::KvEvents) => {
-                Some(index)
-            }
+            (
+                Store::PerInstance(index),
+                PrefixSource::CapacityAware
+                | PrefixSource::RoutingAndEvents
+                | PrefixSource::KvEvents,
+            ) => Some(index),
             _ => None,
         }
     }

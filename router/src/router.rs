@@ -10,7 +10,7 @@ use crate::event::{Event, InstanceId, InstanceSpec, Scraped};
 use crate::fleet::Fleet;
 use crate::information::Sources;
 use crate::ledger::Ledger;
-use crate::policy::{self, Eligible, Fact, Policy};
+use crate::policy::{self, Eligible, Fact, Objective, Policy};
 use crate::prefix_index::{Match, PrefixIndex};
 use crate::prefix_knowledge::PrefixKnowledge;
 use crate::request::{Request, RequestId};
@@ -164,6 +164,11 @@ impl Router {
         self.policy.install(now, model);
     }
 
+    /// Has the policy pursue another objective from now on; without effect on one that has none.
+    pub fn set_objective(&mut self, objective: Objective) {
+        self.policy.set_objective(objective);
+    }
+
     /// How the policy's learning goes, if it learns.
     pub fn learning(&self) -> Option<Learning> {
         self.policy.learning()
@@ -193,7 +198,7 @@ impl Router {
         // Scrapes overtake each other.
         if instance.scraped.is_none_or(|known| known.at <= scraped.at) {
             instance.scraped = Some(scraped);
-            self.policy.observe(now, &Fact::Scraped(id));
+            self.policy.observe(now, &Fact::Scraped(id, scraped.metrics));
         }
     }
 

@@ -1,6 +1,5 @@
 //! Tables that can be sorted: each field carries the value that it is sorted by.
 
-use lodestar_scenarios::scenario::Kind;
 use lodestar_scenarios::sweep::{ComparisonRow, Overview, PolicySummary, Ratio, Verdict};
 use maud::{Markup, html};
 
@@ -38,7 +37,7 @@ pub(super) fn policies(overview: &Overview) -> Markup {
         let gap = percent.map_or_else(String::new, |percent| format!("{percent:.0} %"));
         let fields = vec![
             Field::Text(&row.policy),
-            Field::Text(kind(row.kind)),
+            Field::Text(row.kind.as_str()),
             count(row.cells),
             ratio(row.mean_ratio),
             ratio(row.p99_ratio),
@@ -137,13 +136,6 @@ fn ratio(ratio: Option<Ratio>) -> Field<'static> {
 
 fn written(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(String::new, |value| format!("{value:.decimals$}"))
-}
-
-const fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Heuristic => "heuristic",
-        Kind::Yardstick => "yardstick",
-    }
 }
 
 const fn verdict(verdict: Verdict) -> &'static str {

@@ -52,7 +52,7 @@ impl Policy for LeastLatency {
                 responses.push_back((now, secs / f64::from(usage.output_tokens.max(1))));
             }
             Fact::Left(instance) => self.responses.remove(instance),
-            Fact::Scraped(_) | Fact::Routed(_) | Fact::FirstToken(_) | Fact::Failed(_) => {}
+            Fact::Scraped(..) | Fact::Routed(_) | Fact::FirstToken(_) | Fact::Failed(_) => {}
         }
     }
 }

@@ -216,7 +216,7 @@ impl Policy for LlmDPredicted {
                 self.in_flight.remove(&reservation.request);
             }
             Fact::Left(left) => self.in_flight.retain(|_, (instance, _)| *instance != left),
-            Fact::Scraped(_) => {}
+            Fact::Scraped(..) => {}
         }
     }
 }

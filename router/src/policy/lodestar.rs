@@ -16,12 +16,19 @@
 
 mod caution;
 mod law;
+mod objective;
 mod residual;
 mod reuse;
 mod server;
 
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
+use serde::{Deserialize, Serialize};
+
 use caution::{Arm, COLD_SAMPLES, Caution};
-use law::{GENERIC, Law, Work};
+use law::{Law, Work};
+use objective::Expected;
+pub use objective::Objective;
 use residual::{Features, Residual};
 use reuse::Reuse;
 use server::{Place, Server};
@@ -30,7 +37,8 @@ use super::mooncake::Mooncake;
 use super::per_instance::PerInstance;
 use super::{Choice, Eligible, Fact, Policy};
 use crate::decision::Reason;
-use crate::request::Request;
+use crate::event::InstanceId;
+use crate::request::{Request, RequestId};
 use crate::rng::Rng;
 use crate::time::{Duration, Time};
 use crate::training::{Learning, Model, TrainingJob};
@@ -41,14 +49,31 @@ const RATE_AVERAGE_S: f64 = 30.0;
 const UTILISATION_MAX: f64 = 0.9;
 /// Exploring looks at instances whose cost is at most so many times the lowest.
 const EXPLORED_COST: f64 = 1.2;
+/// The quantile of times to first token from which on they are the tail, and how fast it is followed.
+const TAIL: f64 = 0.9;
+const TAIL_STEP: f64 = 0.02;
 /// Weight of the next answer's length in the mean.
 const ANSWER_WEIGHT: f64 = 0.01;
 
+/// Parameters of [`PolicyConfig::Lodestar`](crate::PolicyConfig::Lodestar).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LodestarParams {
+    /// What to make small.
+    pub objective: Objective,
+}
+
 #[derive(Debug)]
 pub(super) struct Lodestar {
+    objective: Objective,
     servers: PerInstance<Server>,
     /// Of all instances together: what a new one is believed to be.
     fleet: Law,
+    fleet_tpot: Law,
+    /// What was expected of the answers under way.
+    decoding: HashMap<RequestId, (InstanceId, Work), FxBuildHasher>,
+    /// The 90th percentile of recent times to first token, s.
+    tail_s: f64,
     residual: Residual,
     reuse: Reuse,
     caution: Caution,
@@ -68,7 +93,11 @@ pub(super) struct Lodestar {
 struct Prospect {
     /// What queues, and what does not.
     work: (Work, Work),
+    /// What each token of the answer waits for.
+    decode: Work,
     wait_s: f64,
+    /// Of it, for requests of other routers.
+    foreign_s: f64,
     service_s: f64,
     /// By the law alone.
     expected_s: f64,
@@ -79,10 +108,14 @@ struct Prospect {
 }
 
 impl Lodestar {
-    pub(super) fn new(rng: Rng) -> Self {
+    pub(super) fn new(params: LodestarParams, rng: Rng) -> Self {
         Self {
+            objective: params.objective,
             servers: PerInstance::default(),
-            fleet: Law::default(),
+            fleet: Law::of_ttft(),
+            fleet_tpot: Law::of_tpot(),
+            decoding: HashMap::default(),
+            tail_s: 0.0,
             residual: Residual::new(rng),
             reuse: Reuse::default(),
             caution: Caution::default(),
@@ -166,13 +199,17 @@ impl Lodestar {
         let uncached_tokens = eligible.uncached_tokens(index, request);
         // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
         let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
-        let decode_tokens = load.context_tokens as f64 * decode_share;
-        let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
-        let constant = Work::constant(request.prompt_tokens, load.decode_requests, decode_tokens);
+        let own_tokens = load.context_tokens as f64 * decode_share;
         let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let own_requests = f64::from(load.decode_requests);
+        let decode_requests = own_requests + server.foreign.decode_requests();
+        let decode_tokens = own_tokens * decode_requests / own_requests.max(1.0);
+        let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
+        let constant = Work::constant(request.prompt_tokens, decode_requests, decode_tokens);
         let law = server.law(&self.fleet);
         let doubt = server.doubt(now);
-        let wait_s = server.wait_secs(now);
+        let foreign_s = server.foreign.wait_s();
+        let wait_s = server.wait_secs(now) + foreign_s;
         let service_s = (1.0 - doubt) * law.secs(&serial);
         let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
         let scraped = instance.scraped;
@@ -198,9 +235,12 @@ impl Lodestar {
         ]
         .map(|feature| feature as f32);
         let work = (serial, constant);
+        let decode = Work::of_decode(decode_requests, decode_tokens, server.busy());
         Prospect {
             work,
+            decode,
             wait_s,
+            foreign_s,
             service_s,
             expected_s,
             features,
@@ -239,14 +279,27 @@ impl Policy for Lodestar {
         }
         let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
         let cost = |index: usize| {
-            let Prospect { wait_s, service_s, ttft_s, .. } = prospects[index];
+            let Prospect { wait_s, service_s, ttft_s, range_s, decode, .. } = prospects[index];
             let instance = eligible.get(index);
             let server = self.servers.get(instance.id).expect("made above");
             let capacity_tokens = instance.spec.kv_capacity_tokens;
             let price = self.reuse.price(server.turnover.residence(now, capacity_tokens));
-            ttft_s
-                + delayed_per_s2 * service_s * (wait_s + service_s / 2.0)
-                + price * (service_s + server.law(&self.fleet).secs(&answer))
+            let others_ttft_s = delayed_per_s2 * service_s * (wait_s + service_s / 2.0)
+                + price * (service_s + server.law(&self.fleet).secs(&answer));
+            let tpot = server.tpot(&self.fleet_tpot);
+            let added =
+                Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();
+            let added_s = tpot.secs(&added);
+            let expected = Expected {
+                ttft_s,
+                range_s,
+                service_s,
+                others_ttft_s,
+                tpot_s: tpot.secs(&decode) + added_s,
+                others_tpot_s: added_s * f64::from(instance.load.decode_requests),
+                answer_tokens: self.mean_answer_tokens,
+            };
+            self.objective.cost(&expected, self.tail_s)
         };
         let mut choice = eligible.lowest(Reason::LeastLatency, rng, cost);
         let arm = self.second_thoughts(now, request, eligible, &mut choice, rng);
@@ -265,34 +318,61 @@ impl Policy for Lodestar {
         self.heuristic.observe(now, fact);
         match *fact {
             Fact::Routed(reservation) => {
-                let (Prospect { work, features, expected_s, ttft_s, .. }, arm) = self.chosen;
+                let (chosen, arm) = self.chosen;
+                let Prospect { work, decode, features, .. } = chosen;
+                let Prospect { expected_s, ttft_s, foreign_s, service_s, .. } = chosen;
+                self.decoding.insert(reservation.request, (reservation.instance, decode));
                 let server = self.servers.entry(reservation.instance);
-                let place = Place { features, expected_s, predicted_s: ttft_s, arm };
+                let place = Place { features, expected_s, predicted_s: ttft_s, foreign_s, arm };
+                server.foreign.sent(service_s);
                 server.push(now, reservation.request, work, place);
                 server.turnover.take_in(now, reservation.uncached_tokens, server.capacity_tokens);
             }
             Fact::FirstToken(reservation) => {
                 let server = self.servers.entry(reservation.instance);
+                server.foreign.first_token();
                 if let Some(sample) = server.pop(now, reservation.request) {
-                    let Place { features, expected_s, predicted_s, arm } = sample.place;
+                    let Place { features, expected_s, predicted_s, arm, .. } = sample.place;
                     self.caution.learn(arm, predicted_s, sample.ttft_s);
                     self.residual.learn(&features, sample.ttft_s / expected_s.max(1e-3));
-                    server.learn(now, &sample, self.fleet.coefficients());
-                    self.fleet.learn(&sample.work, sample.secs, &GENERIC);
+                    server.learn(now, &sample, &self.fleet);
+                    self.fleet.learn(&sample.work, sample.secs, None);
+                    let is_above = sample.ttft_s > self.tail_s;
+                    self.tail_s += TAIL_STEP
+                        * sample.ttft_s.max(self.tail_s)
+                        * if is_above { TAIL } else { TAIL - 1.0 };
                 }
             }
             Fact::Finished(reservation, usage) => {
                 self.mean_answer_tokens +=
                     ANSWER_WEIGHT * (f64::from(usage.output_tokens) - self.mean_answer_tokens);
                 let server = self.servers.entry(reservation.instance);
+                server.foreign.ended(reservation.first_token_at.is_some());
                 server.turnover.take_in(now, usage.output_tokens, server.capacity_tokens);
+                let decode = self.decoding.remove(&reservation.request);
+                if let (Some(first), Some((_, decode)), 2..) =
+                    (reservation.first_token_at, decode, usage.output_tokens)
+                {
+                    let tokens = f64::from(usage.output_tokens - 1);
+                    let secs = now.saturating_since(first).as_secs_f64() / tokens;
+                    server.tpot.learn(&decode, secs, Some(&self.fleet_tpot));
+                    self.fleet_tpot.learn(&decode, secs, None);
+                }
             }
             Fact::Failed(reservation) => {
+                self.decoding.remove(&reservation.request);
                 let server = self.servers.entry(reservation.instance);
+                server.foreign.ended(reservation.first_token_at.is_some());
                 let _ = server.pop(now, reservation.request);
             }
-            Fact::Left(instance) => self.servers.remove(instance),
-            Fact::Scraped(_) => {}
+            Fact::Left(instance) => {
+                self.decoding.retain(|_, (place, _)| *place != instance);
+                self.servers.remove(instance);
+            }
+            Fact::Scraped(instance, metrics) => {
+                let requests = metrics.running_requests + metrics.waiting_requests;
+                self.servers.entry(instance).foreign.scraped(requests);
+            }
         }
     }
 
@@ -302,6 +382,10 @@ impl Policy for Lodestar {
 
     fn install(&mut self, _: Time, model: Model) {
         self.residual.install(model);
+    }
+
+    fn set_objective(&mut self, objective: Objective) {
+        self.objective = objective;
     }
 
     fn learning(&self) -> Option<Learning> {
@@ -319,6 +403,7 @@ impl Policy for Lodestar {
 mod tests {
     use super::*;
     use crate::event::Usage;
+    use crate::ledger::Reservation;
     use crate::policy::fixtures::Fixture;
 
     fn assert_near(scores: &[f64], expected: [f64; 2]) {
@@ -334,14 +419,15 @@ mod tests {
         // 2 ms + 0.161 * 120 ms + 0.01296 * 2 ms = 21.34592 ms. Half of each. For others: 1/30 arrivals a second on two
         // instances, times half the square of 10.67296 ms, is 0.00095 ms.
         assert_near(
-            &fixture.scores(&mut Lodestar::new(Rng::fork(1, "learning"))),
+            &fixture
+                .scores(&mut Lodestar::new(LodestarParams::default(), Rng::fork(1, "learning"))),
             [0.011_301_7, 0.020_915_4],
         );
     }
 
     #[test]
     fn a_request_waits_for_those_ahead_and_delays_those_behind() {
-        let mut policy = Lodestar::new(Rng::fork(1, "learning"));
+        let mut policy = Lodestar::new(LodestarParams::default(), Rng::fork(1, "learning"));
         let mut fixture = Fixture::with_requests(&[0, 0]).with_matches(10, &[0, 0]);
         fixture.request.prompt_tokens = 1000;
         let (_, chosen) = fixture.choose(&mut policy);
@@ -357,7 +443,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_proves_slow_is_left_alone() {
-        let mut policy = Lodestar::new(Rng::fork(1, "learning"));
+        let mut policy = Lodestar::new(LodestarParams::default(), Rng::fork(1, "learning"));
         let mut fixture = Fixture::with_requests(&[0, 0]);
         fixture.request.prompt_tokens = 1000;
         let (mut counts, mut tried_cold) = ([0, 0], 0);
@@ -371,7 +457,8 @@ mod tests {
             let millis = [50, 400][chosen as usize];
             let then = fixture.now + Duration::from_millis(millis);
             policy.observe(then, &Fact::FirstToken(&reservation));
-            policy.observe(then, &Fact::Finished(&reservation, Usage::default()));
+            let ended = Reservation { first_token_at: Some(then), ..reservation };
+            policy.observe(then, &Fact::Finished(&ended, Usage::default()));
         }
         assert!(counts[1] > 0, "it is tried");
         assert!(counts[1] - tried_cold < 6, "and left: {counts:?}");

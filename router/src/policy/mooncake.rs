@@ -96,7 +96,7 @@ impl Policy for Mooncake {
                 self.fleet.add(tokens, secs);
             }
             Fact::Left(instance) => self.lines.remove(instance),
-            Fact::Scraped(_) | Fact::Routed(_) | Fact::Finished(..) | Fact::Failed(_) => {}
+            Fact::Scraped(..) | Fact::Routed(_) | Fact::Finished(..) | Fact::Failed(_) => {}
         }
     }
 }

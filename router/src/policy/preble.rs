@@ -139,7 +139,7 @@ impl Policy for Preble {
                 self.sums.remove(left);
                 self.window.retain(|routed| routed.instance != left);
             }
-            Fact::Scraped(_) | Fact::FirstToken(_) | Fact::Finished(..) | Fact::Failed(_) => {}
+            Fact::Scraped(..) | Fact::FirstToken(_) | Fact::Finished(..) | Fact::Failed(_) => {}
         }
     }
 }

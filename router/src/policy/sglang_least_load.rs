@@ -57,7 +57,7 @@ impl Policy for SglangLeastLoad {
                 let sent = self.sent_since_poll.entry(reservation.instance);
                 *sent += u64::from(reservation.prompt_tokens);
             }
-            Fact::Scraped(instance) => *self.sent_since_poll.entry(instance) = 0,
+            Fact::Scraped(instance, _) => *self.sent_since_poll.entry(instance) = 0,
             Fact::Left(instance) => self.sent_since_poll.remove(instance),
             Fact::FirstToken(_) | Fact::Finished(..) | Fact::Failed(_) => {}
         }
@@ -67,7 +67,7 @@ impl Policy for SglangLeastLoad {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::InstanceId;
+    use crate::event::{InstanceId, InstanceMetrics};
     use crate::policy::fixtures::Fixture;
 
     #[test]
@@ -80,7 +80,7 @@ mod tests {
         // 4,000 tokens sent are two seconds until the next poll.
         policy.observe(Time::ZERO, &Fact::Routed(&Fixture::reservation(1, 1, 4000)));
         assert_eq!(fixture.scores(&mut policy), [1.024, 2.15]);
-        policy.observe(Time::ZERO, &Fact::Scraped(InstanceId(1)));
+        policy.observe(Time::ZERO, &Fact::Scraped(InstanceId(1), InstanceMetrics::default()));
         assert_eq!(fixture.scores(&mut policy), [1.024, 0.15]);
     }
 }

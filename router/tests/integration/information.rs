@@ -27,7 +27,7 @@ fn a_driver_learns_what_to_send() {
     assert_eq!(period("sglang-cache-aware"), Some(Duration::from_secs(10)));
     for policy in PolicyConfig::all() {
         let name = policy.name();
-        let listens = matches!(&*name, "dynamo" | "mooncake");
+        let listens = matches!(&*name, "dynamo" | "mooncake" | "lodestar");
         assert_eq!(config(&name, Information::Deployed).uses_kv_events(), listens, "{name}");
         let ideal = config(&name, Information::Ideal);
         assert_eq!((ideal.scrape_period(), ideal.uses_kv_events()), (None, false), "{name}");

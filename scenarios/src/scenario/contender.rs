@@ -90,6 +90,17 @@ pub enum Kind {
     Yardstick,
 }
 
+impl Kind {
+    /// The name in tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Heuristic => "heuristic",
+            Self::Learned => "learned",
+            Self::Yardstick => "yardstick",
+        }
+    }
+}
+
 impl Runner {
     /// Simulates the requests; policies see what `information` lets them.
     pub fn run(
@@ -116,7 +127,7 @@ impl Runner {
     /// What sort of opponent it is.
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Policy(PolicyConfig::Lodestar) => Kind::Learned,
+            Self::Policy(PolicyConfig::Lodestar(_)) => Kind::Learned,
             Self::Policy(_) => Kind::Heuristic,
             Self::Yardstick(_) => Kind::Yardstick,
         }

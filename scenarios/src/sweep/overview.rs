@@ -77,6 +77,7 @@ impl Overview {
             fleet: scenario.fleet.to_string(),
             workload: scenario.trace.name.clone(),
             rate_rps: None,
+            router_replicas: 1,
         };
         let item = |(policy, run): (&lodestar_router::PolicyConfig, &crate::RunTables)| {
             let measured = Measured::of(run, &scenario.trace.sha256, &[]);

@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::comparison::{ComparisonRow, PolicySummary, Ratio};
 use super::item::{Item, ItemOutcome};
 use crate::quantile::Distribution;
-use crate::scenario::Kind;
 use crate::summary::Summary;
 use crate::table::{Table, column};
 
@@ -58,7 +57,7 @@ impl<'a> From<&'a Item> for ResultRow<'a> {
             rate_rps: item.cell.rate_rps,
             router_replicas: item.cell.router_replicas,
             policy: &item.policy,
-            kind: kind_name(item.kind),
+            kind: item.kind.as_str(),
             seed: item.seed,
             error,
             requests: summary.map(|s| s.requests),
@@ -166,7 +165,7 @@ pub(super) fn comparison_csv(rows: &[ComparisonRow]) -> Vec<u8> {
         rate_rps: row.cell.rate_rps,
         router_replicas: row.cell.router_replicas,
         policy: &row.policy,
-        kind: kind_name(row.kind),
+        kind: row.kind.as_str(),
         seeds: row.seeds,
         failed: row.failed,
         ttft_mean_ms: row.ttft_mean_ms,
@@ -205,7 +204,7 @@ struct SummaryLine<'a> {
 pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
     to_csv(rows.iter().map(|row| SummaryLine {
         policy: &row.policy,
-        kind: kind_name(row.kind),
+        kind: row.kind.as_str(),
         cells: row.cells,
         ttft_mean_ratio: row.mean_ratio,
         ttft_p99_ratio: row.p99_ratio,
@@ -224,12 +223,4 @@ fn to_csv(rows: impl Iterator<Item = impl Serialize>) -> Vec<u8> {
         writer.serialize(row).expect("memory takes what is written");
     }
     writer.into_inner().expect("memory takes what is written")
-}
-
-const fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Heuristic => "heuristic",
-        Kind::Learned => "learned",
-        Kind::Yardstick => "yardstick",
-    }
 }

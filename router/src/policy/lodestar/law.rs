@@ -23,12 +23,10 @@ const MEMORY: f64 = 0.985;
 const PRIOR_SAMPLES: f64 = 0.5;
 /// Relative error beyond which a sample's weight falls.
 const HUBER: f64 = 0.5;
-/// Added to expected times before they divide: below it, errors are absolute, s.
-const RESOLUTION_S: f64 = 0.02;
 /// Coefficients before the first sample, s: a request; 1,000 prompt tokens; a request that queues; 1,000 uncached
 /// tokens; a million pairs of query and key; a step beside 100,000 tokens in decode; a request in decode; 100,000
 /// tokens in decode. About an A30 with a model of 8B: slow enough that what is learned is good news.
-pub(super) const GENERIC: [f64; TERMS] = [0.02, 0.003, 0.002, 0.12, 0.002, 0.01, 0.0002, 0.01];
+const GENERIC: [f64; TERMS] = [0.02, 0.003, 0.002, 0.12, 0.002, 0.01, 0.0002, 0.01];
 
 impl Work {
     /// What a prefill makes those behind it wait for.
@@ -40,9 +38,20 @@ impl Work {
     }
 
     /// What a request waits for by itself.
-    pub(super) fn constant(prompt_tokens: u32, decode_requests: u32, decode_tokens: f64) -> Self {
+    pub(super) fn constant(prompt_tokens: u32, decode_requests: f64, decode_tokens: f64) -> Self {
         let prompt = f64::from(prompt_tokens) / 1e3;
-        Self([1.0, prompt, 0.0, 0.0, 0.0, 0.0, f64::from(decode_requests), decode_tokens / 1e5])
+        Self([1.0, prompt, 0.0, 0.0, 0.0, 0.0, decode_requests, decode_tokens / 1e5])
+    }
+
+    /// What an answer's tokens wait for: `busy` is the share of time with prefills.
+    pub(super) fn of_decode(decode_requests: f64, decode_tokens: f64, busy: f64) -> Self {
+        Self([1.0, 0.0, 0.0, 0.0, 0.0, busy, decode_requests, decode_tokens / 1e5])
+    }
+
+    /// What changes from one place to another.
+    pub(super) fn without_constant(mut self) -> Self {
+        self.0[0] = 0.0;
+        self
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -58,34 +67,47 @@ impl Work {
     }
 }
 
+/// The same for times per output token: one; a request in decode; 100,000 tokens in decode; a prefill at all times.
+const GENERIC_TPOT: [f64; TERMS] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0002, 0.01];
+
 /// Normal equations and their solution.
 #[derive(Clone, Debug)]
 pub(super) struct Law {
+    /// Coefficients without samples.
+    generic: [f64; TERMS],
+    /// Added to expected times before they divide: below it, errors are absolute, s.
+    resolution_s: f64,
     squares: [[f64; TERMS]; TERMS],
     products: [f64; TERMS],
     coefficients: [f64; TERMS],
     samples: u64,
 }
 
-impl Default for Law {
-    fn default() -> Self {
+impl Law {
+    /// Of times to first token.
+    pub(super) const fn of_ttft() -> Self {
+        Self::new(GENERIC, 0.02)
+    }
+
+    /// Of times per output token.
+    pub(super) const fn of_tpot() -> Self {
+        Self::new(GENERIC_TPOT, 0.002)
+    }
+
+    const fn new(generic: [f64; TERMS], resolution_s: f64) -> Self {
         Self {
+            generic,
+            resolution_s,
             squares: [[0.0; TERMS]; TERMS],
             products: [0.0; TERMS],
-            coefficients: GENERIC,
+            coefficients: generic,
             samples: 0,
         }
     }
-}
 
-impl Law {
     /// Seconds that `work` takes.
     pub(super) fn secs(&self, work: &Work) -> f64 {
         self.coefficients.iter().zip(work.0).map(|(coefficient, term)| coefficient * term).sum()
-    }
-
-    pub(super) const fn coefficients(&self) -> &[f64; TERMS] {
-        &self.coefficients
     }
 
     pub(super) const fn samples(&self) -> u64 {
@@ -100,10 +122,10 @@ impl Law {
         self.samples = self.samples.min(4);
     }
 
-    /// `work` has taken `secs`.
-    pub(super) fn learn(&mut self, work: &Work, secs: f64, prior: &[f64; TERMS]) {
+    /// `work` has taken `secs`. Without samples, it is believed to be as `prior`.
+    pub(super) fn learn(&mut self, work: &Work, secs: f64, prior: Option<&Self>) {
         let expected = self.secs(work);
-        let scale = expected.max(0.0) + RESOLUTION_S;
+        let scale = expected.max(0.0) + self.resolution_s;
         let error = ((secs - expected) / scale).abs();
         let weight = (HUBER / error.max(HUBER)) / (scale * scale);
         for (row, &x) in self.squares.iter_mut().zip(&work.0) {
@@ -115,20 +137,25 @@ impl Law {
             *product = *product * MEMORY + weight * x * secs;
         }
         self.samples += 1;
-        self.solve(prior);
+        let generic = self.generic;
+        self.solve(prior.map_or(&generic, |prior| &prior.coefficients));
     }
 
     /// Coordinate descent to the non-negative minimum.
     fn solve(&mut self, prior: &[f64; TERMS]) {
         for _ in 0..4 {
-            for term in 0..TERMS {
-                let width = prior[term] + 0.1 * GENERIC[term];
-                let ridge = PRIOR_SAMPLES / (width * width);
-                let mut rest = self.products[term] + ridge * prior[term];
-                for other in (0..TERMS).filter(|&other| other != term) {
-                    rest -= self.squares[term][other] * self.coefficients[other];
+            for (term, (&prior, &generic)) in prior.iter().zip(&self.generic).enumerate() {
+                let width = prior + 0.1 * generic;
+                if width <= 0.0 {
+                    continue; // not a term of this law
                 }
-                self.coefficients[term] = (rest / (self.squares[term][term] + ridge)).max(0.0);
+                let ridge = PRIOR_SAMPLES / (width * width);
+                let row = &self.squares[term];
+                let own = row[term] * self.coefficients[term];
+                let all: f64 =
+                    row.iter().zip(&self.coefficients).map(|(square, other)| square * other).sum();
+                let rest = self.products[term] + ridge * prior - (all - own);
+                self.coefficients[term] = (rest / (row[term] + ridge)).max(0.0);
             }
         }
     }
@@ -145,15 +172,15 @@ mod tests {
             let uncached = prompt - prompt * (number % 4) / 5;
             let decode = number % 11;
             let mut work = Work::of_prefill(prompt, uncached, f64::from(decode) * 2000.0);
-            work.add(&Work::constant(prompt, decode, f64::from(decode) * 2000.0));
+            work.add(&Work::constant(prompt, f64::from(decode), f64::from(decode) * 2000.0));
             work
         })
     }
 
     fn learned(truth: impl Fn(usize, &Work) -> f64) -> Law {
-        let mut law = Law::default();
+        let mut law = Law::of_ttft();
         for (number, work) in works().enumerate() {
-            law.learn(&work, truth(number, &work), &GENERIC);
+            law.learn(&work, truth(number, &work), None);
         }
         law
     }
@@ -164,15 +191,15 @@ mod tests {
 
     fn a100() -> Law {
         let coefficients = [0.015, 0.0028, 0.0, 0.045, 0.0012, 0.02, 0.0001, 0.03];
-        Law { coefficients, ..Law::default() }
+        Law { coefficients, ..Law::of_ttft() }
     }
 
     #[test]
     fn another_gpu_is_learned_in_tens_of_requests() {
         let truth = a100();
-        assert!(worst_error(&Law::default(), &truth) > 0.8, "it starts far off");
-        let mut law = Law::default();
-        works().take(40).for_each(|work| law.learn(&work, truth.secs(&work), &GENERIC));
+        assert!(worst_error(&Law::of_ttft(), &truth) > 0.8, "it starts far off");
+        let mut law = Law::of_ttft();
+        works().take(40).for_each(|work| law.learn(&work, truth.secs(&work), None));
         assert!(worst_error(&law, &truth) < 0.15, "{}", worst_error(&law, &truth));
         let law = learned(|_, work| truth.secs(work));
         assert!(worst_error(&law, &truth) < 0.1, "{}", worst_error(&law, &truth));
@@ -187,8 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_per_token_depends_on_who_decodes_beside_it() {
+        let mut law = Law::of_tpot();
+        for number in 0..60 {
+            let decode = f64::from(number % 9);
+            let work = Work::of_decode(decode, decode * 3000.0, 0.2);
+            law.learn(&work, 0.008 + 0.0005 * decode, None);
+        }
+        let tpot_s = law.secs(&Work::of_decode(6.0, 18_000.0, 0.2));
+        assert!((tpot_s - 0.011).abs() < 0.0003, "{tpot_s}");
+        assert!(law.coefficients[1..5].iter().all(|&coefficient| coefficient <= 0.0));
+    }
+
+    #[test]
     fn no_coefficient_is_negative() {
         let law = learned(|_, work| 1.0 / (1.0 + work.0[3]));
-        assert!(law.coefficients().iter().all(|&coefficient| coefficient >= 0.0));
+        assert!(law.coefficients.iter().all(|&coefficient| coefficient >= 0.0));
     }
 }

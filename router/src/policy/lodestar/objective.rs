@@ -79,7 +79,11 @@ impl Objective {
             Self::Slo { ttft_ms, tpot_ms } => {
                 let ttft_max_s = ttft_ms / 1e3;
                 let met = within(ttft_max_s, expected.ttft_s, expected.range_s)
-                    * within(tpot_ms / 1e3, tpot_s, expected.range_s.map(|bound| bound * tpot_s / expected.ttft_s.max(1e-6)));
+                    * within(
+                        tpot_ms / 1e3,
+                        tpot_s,
+                        expected.range_s.map(|bound| bound * tpot_s / expected.ttft_s.max(1e-6)),
+                    );
                 1.0 - met + TIE_BREAK * ttft_s / ttft_max_s
             }
             Self::Mix { ttft, tpot } => ttft * ttft_s + tpot * answer_s,

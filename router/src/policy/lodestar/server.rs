@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::caution::Arm;
-use super::law::{Law, TERMS, Work};
+use super::law::{Law, Work};
 use super::residual::Features;
 use super::reuse::Turnover;
 use crate::request::RequestId;
@@ -22,6 +22,10 @@ const DRIFT: f64 = std::f64::consts::LN_2;
 const DRIFT_ERROR_MAX: f64 = 1.5;
 /// Samples before and between two alarms.
 const DRIFT_SAMPLES: u32 = 8;
+/// Weight of the next scrape.
+const FOREIGN_WEIGHT: f64 = 0.2;
+/// At least so much of a time is its own.
+const FOREIGN_SHARE_MAX: f64 = 0.2;
 /// Time that a head may be late, whatever it was expected to take, s: steps, networks.
 const LATENESS_S: f64 = 0.1;
 /// A head that takes so many times as long as expected is a sign that the instance has become slow.
@@ -33,6 +37,8 @@ pub(super) struct Place {
     pub(super) features: Features,
     pub(super) expected_s: f64,
     pub(super) predicted_s: f64,
+    /// Of it, for requests that are not its router's.
+    pub(super) foreign_s: f64,
     /// Who chose it.
     pub(super) arm: Arm,
 }
@@ -51,8 +57,60 @@ struct Queued {
     routed_at: Time,
 }
 
+/// Requests that other routers have sent, as far as scrapes show them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Foreign {
+    /// Own requests in flight, and those of them without a first token.
+    in_flight: u32,
+    prefills: u32,
+    /// Requests in the engine that are not its own, averaged.
+    requests: f64,
+    /// Part of its own requests that are without a first token, averaged over scrapes.
+    prefill_share: f64,
+    /// Mean prefill of its own requests, s.
+    service_s: f64,
+}
+
+impl Foreign {
+    /// A request of its own is sent.
+    pub(super) fn sent(&mut self, service_s: f64) {
+        self.in_flight += 1;
+        self.prefills += 1;
+        self.service_s += FOREIGN_WEIGHT * (service_s - self.service_s);
+    }
+
+    /// One of its own has its first token.
+    pub(super) fn first_token(&mut self) {
+        self.prefills -= 1;
+    }
+
+    /// One of its own has ended, before its first token or after it.
+    pub(super) fn ended(&mut self, had_first_token: bool) {
+        self.in_flight -= 1;
+        self.prefills -= u32::from(!had_first_token);
+    }
+
+    /// The engine has so many.
+    pub(super) fn scraped(&mut self, requests: u32) {
+        let foreign = f64::from(requests.saturating_sub(self.in_flight));
+        self.requests += FOREIGN_WEIGHT * (foreign - self.requests);
+        let share = f64::from(self.prefills) / f64::from(self.in_flight.max(1));
+        self.prefill_share += FOREIGN_WEIGHT * (share - self.prefill_share);
+    }
+
+    /// How long their prefills take, s.
+    pub(super) fn wait_s(&self) -> f64 {
+        self.requests * self.prefill_share * self.service_s
+    }
+
+    /// How many of them decode.
+    pub(super) fn decode_requests(&self) -> f64 {
+        self.requests * (1.0 - self.prefill_share)
+    }
+}
+
 /// One instance.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Server {
     queue: VecDeque<Queued>,
     /// Of the whole queue.
@@ -60,6 +118,8 @@ pub(super) struct Server {
     /// When the instance turned to the head of the queue.
     head_started: Time,
     law: Law,
+    /// Of times per output token.
+    pub(super) tpot: Law,
     sampled_at: Time,
     /// Mean logarithm of actual over expected, and samples since the last alarm.
     drift: f64,
@@ -69,6 +129,7 @@ pub(super) struct Server {
     /// Until when `busy` is known.
     busy_at: Time,
     pub(super) turnover: Turnover,
+    pub(super) foreign: Foreign,
     /// Of its KV cache.
     pub(super) capacity_tokens: u64,
 }
@@ -81,6 +142,26 @@ pub(super) struct Sample {
     /// From routing to the first token, s.
     pub(super) ttft_s: f64,
     pub(super) place: Place,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            ahead: Work::default(),
+            head_started: Time::ZERO,
+            law: Law::of_ttft(),
+            tpot: Law::of_tpot(),
+            sampled_at: Time::ZERO,
+            drift: 0.0,
+            since_alarm: 0,
+            busy: 0.0,
+            busy_at: Time::ZERO,
+            turnover: Turnover::default(),
+            foreign: Foreign::default(),
+            capacity_tokens: 0,
+        }
+    }
 }
 
 impl Server {
@@ -100,6 +181,11 @@ impl Server {
         if self.law.samples() == 0 { fleet } else { &self.law }
     }
 
+    /// The same for times per output token.
+    pub(super) fn tpot<'a>(&'a self, fleet: &'a Law) -> &'a Law {
+        if self.tpot.samples() == 0 { fleet } else { &self.tpot }
+    }
+
     /// By how much to discount times here, so that it is tried: half without samples, less the more and the newer they are.
     pub(super) fn doubt(&self, now: Time) -> f64 {
         let age_s = now.saturating_since(self.sampled_at).as_secs_f64();
@@ -108,7 +194,7 @@ impl Server {
     }
 
     /// Learns from a first token. Answers whether the instance is not what it was.
-    pub(super) fn learn(&mut self, now: Time, sample: &Sample, fleet: &[f64; TERMS]) -> bool {
+    pub(super) fn learn(&mut self, now: Time, sample: &Sample, fleet: &Law) -> bool {
         let ln = |secs: f64| libm::log(secs.max(1e-3));
         let error = ln(sample.secs) - ln(self.law.secs(&sample.work));
         self.drift += DRIFT_WEIGHT * (error.clamp(-DRIFT_ERROR_MAX, DRIFT_ERROR_MAX) - self.drift);
@@ -119,7 +205,7 @@ impl Server {
             self.law.doubt();
             (self.drift, self.since_alarm) = (0.0, 0);
         }
-        self.law.learn(&sample.work, sample.secs, fleet);
+        self.law.learn(&sample.work, sample.secs, Some(fleet));
         has_changed
     }
 
@@ -176,7 +262,10 @@ impl Server {
         }
         let ttft_s = now.saturating_since(queued.routed_at).as_secs_f64();
         let Queued { total, place, elapsed_s, .. } = queued;
-        Some(Sample { work: total, secs: ttft_s + elapsed_s, ttft_s, place })
+        // What others made it wait for is no sign of its own speed.
+        let secs = ttft_s + elapsed_s;
+        let secs = (secs - place.foreign_s).max(FOREIGN_SHARE_MAX * secs);
+        Some(Sample { work: total, secs, ttft_s, place })
     }
 
     /// Share of the time until now in which it had a queue, the last half minute above all.
