@@ -136,6 +136,12 @@ pub enum PolicyConfig {
     JoinShortestWork,
     /// Least expected time to first token, learned online, and least delay for others.
     Lodestar(LodestarParams),
+    /// The published Lodestar as described: a network that predicts the time to first token.
+    #[serde(deserialize_with = "no_parameters")]
+    LodestarPaper,
+    /// The published Lodestar as its experiments ran it.
+    #[serde(deserialize_with = "no_parameters")]
+    LodestarPaperAsShipped,
 }
 
 /// What a threshold of [`PolicyConfig::PrefixHitThreshold`] follows in a name.
@@ -155,7 +161,7 @@ const OBJECTIVES: [(&str, Objective); 6] = [
 
 impl PolicyConfig {
     /// The name of every policy with its default parameters, in the order of the variants.
-    pub const NAMES: [&'static str; 26] = [
+    pub const NAMES: [&'static str; 28] = [
         "random",
         "round-robin",
         "least-request",
@@ -182,10 +188,12 @@ impl PolicyConfig {
         "vtc",
         "join-shortest-work",
         "lodestar",
+        "lodestar-paper",
+        "lodestar-paper-as-shipped",
     ];
 
     /// Every policy with its default parameters, in the order of [`NAMES`](Self::NAMES).
-    pub fn all() -> [Self; 26] {
+    pub fn all() -> [Self; 28] {
         [
             Self::Random,
             Self::RoundRobin,
@@ -213,6 +221,8 @@ impl PolicyConfig {
             Self::Vtc,
             Self::JoinShortestWork,
             Self::Lodestar(LodestarParams::default()),
+            Self::LodestarPaper,
+            Self::LodestarPaperAsShipped,
         ]
     }
 
@@ -294,6 +304,8 @@ impl PolicyConfig {
             Self::Vtc => "vtc",
             Self::JoinShortestWork => "join-shortest-work",
             Self::Lodestar(_) => "lodestar",
+            Self::LodestarPaper => "lodestar-paper",
+            Self::LodestarPaperAsShipped => "lodestar-paper-as-shipped",
         }
     }
 
@@ -353,6 +365,12 @@ impl PolicyConfig {
             }
             Self::Lodestar(_) => {
                 "Lodestar: the least expected time to first token, learned online, and the least delay for others"
+            }
+            Self::LodestarPaper => {
+                "the Lodestar paper (arXiv 2606.00946): the least time to first token that a network predicts, as described"
+            }
+            Self::LodestarPaperAsShipped => {
+                "the same as its final experiments ran it: no exploration, no candidate filter, fallback only until trained"
             }
         }
     }

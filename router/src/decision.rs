@@ -89,6 +89,8 @@ pub enum Reason {
     Holdout,
     /// The learned choice has lost to a heuristic, which decides until it does not any more.
     Guardrail,
+    /// The policy has never seen the like of this: what it falls back to.
+    OutOfDistribution,
 }
 
 impl Reason {
@@ -115,6 +117,7 @@ impl Reason {
             Self::ColdStart => "cold-start",
             Self::Holdout => "holdout",
             Self::Guardrail => "guardrail",
+            Self::OutOfDistribution => "out-of-distribution",
         }
     }
 }
@@ -170,6 +173,7 @@ mod tests {
             Reason::ColdStart,
             Reason::Holdout,
             Reason::Guardrail,
+            Reason::OutOfDistribution,
         ];
         for reason in reasons {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());

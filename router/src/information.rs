@@ -160,6 +160,10 @@ impl Sources {
             PolicyConfig::PrefixCache(_) | PolicyConfig::PrefixHitThreshold(_) => {
                 Self::in_flight(AIBRIX_INDEX)
             }
+            // In that gateway: the fallback counts as prefix-cache does, the network sees vLLM's gauges too.
+            PolicyConfig::LodestarPaper | PolicyConfig::LodestarPaperAsShipped => {
+                Self { scrape_period: Some(LODESTAR_SCRAPE), ..Self::in_flight(AIBRIX_INDEX) }
+            }
             // In that gateway too, but by vLLM's gauges.
             PolicyConfig::LMetric => Self::scraped(LODESTAR_SCRAPE, AIBRIX_INDEX),
             PolicyConfig::MooncakeSimple => Self::scraped(LODESTAR_SCRAPE, PrefixSource::None),

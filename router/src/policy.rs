@@ -17,6 +17,7 @@ mod llm_d_sticky;
 mod llm_d_weighted;
 mod lmetric;
 mod lodestar;
+mod lodestar_paper;
 mod mooncake;
 mod mooncake_simple;
 mod per_instance;
@@ -74,8 +75,9 @@ pub(crate) trait Policy: Debug + Send {
     /// has to remember: loads and prefixes are in [`Eligible`].
     fn observe(&mut self, _now: Time, _fact: &Fact<'_>) {}
 
-    /// Work to do elsewhere, if there is any: never a second piece before the first came back.
-    fn training_job(&mut self, _now: Time) -> Option<TrainingJob> {
+    /// Work to do elsewhere, if there is any: never a second piece before the first came back. Its seed is drawn
+    /// from `rng`.
+    fn training_job(&mut self, _now: Time, _rng: &mut Rng) -> Option<TrainingJob> {
         None
     }
 
@@ -142,6 +144,12 @@ pub(crate) fn build(config: &PolicyConfig, seed: u64) -> Box<dyn Policy> {
         PolicyConfig::JoinShortestWork => Box::new(join_shortest_work::JoinShortestWork::default()),
         PolicyConfig::Lodestar(params) => {
             Box::new(lodestar::Lodestar::new(*params, Rng::fork(seed, "learning")))
+        }
+        PolicyConfig::LodestarPaper => {
+            Box::new(lodestar_paper::LodestarPaper::new(lodestar_paper::Params::PAPER))
+        }
+        PolicyConfig::LodestarPaperAsShipped => {
+            Box::new(lodestar_paper::LodestarPaper::new(lodestar_paper::Params::AS_SHIPPED))
         }
     }
 }
@@ -254,6 +262,12 @@ impl<'a> Eligible<'a> {
     /// Prompt tokens behind [`matched_blocks`](Self::matched_blocks).
     pub(crate) fn matched_tokens(&self, index: usize) -> u32 {
         self.matched_blocks(index) * self.match_block_tokens
+    }
+
+    /// When the last of [`matched_blocks`](Self::matched_blocks) was last routed to the one at `index`; `None` if
+    /// there are none or the index does not remember.
+    pub(crate) fn matched_at(&self, index: usize) -> Option<Time> {
+        self.found(index).routed_at
     }
 
     /// Percentage, rounded down, of the prompt's full blocks that the one at `index` should hold.

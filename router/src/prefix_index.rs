@@ -18,6 +18,7 @@ mod shared;
 
 use crate::event::InstanceId;
 use crate::request::BlockHash;
+use crate::time::Time;
 use forest::{Forest, NodeId};
 use holders::{Holder, HolderMap};
 pub(crate) use shared::SharedIndex;
@@ -31,6 +32,8 @@ pub(crate) struct Match {
     tip: NodeId,
     /// Blocks that it holds of any prompt.
     pub(crate) held_blocks: u64,
+    /// When the last of [`blocks`](Self::blocks) was last routed there; `None` from an index without times.
+    pub(crate) routed_at: Option<Time>,
 }
 
 impl Match {
@@ -38,7 +41,7 @@ impl Match {
 
     /// A match that can be ranked but not recorded.
     pub(crate) const fn of(blocks: u32) -> Self {
-        Self { blocks, tip: NodeId::NONE, held_blocks: 0 }
+        Self { blocks, tip: NodeId::NONE, held_blocks: 0, routed_at: None }
     }
 }
 
@@ -103,7 +106,7 @@ impl PrefixIndex {
             // Those who hold more are overwritten in a later round.
             for holder in self.holders.get(chain[last]) {
                 self.found[holder.slot as usize] =
-                    Match { blocks, tip: holder.node, held_blocks: 0 };
+                    Match { blocks, tip: holder.node, ..Match::NONE };
             }
             first = last + 1;
         }

@@ -28,6 +28,11 @@ impl Rng {
         (product >> 64) as usize
     }
 
+    /// 64 random bits, such as another stream can be seeded with.
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
     /// A number in `[0, 1)`: 53 random bits.
     pub(crate) fn unit(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64

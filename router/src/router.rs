@@ -156,7 +156,7 @@ impl Router {
 
     /// Work to do elsewhere, if there is any. Its result goes to [`install`](Self::install).
     pub fn training_job(&mut self, now: Time) -> Option<TrainingJob> {
-        self.policy.training_job(now)
+        self.policy.training_job(now, &mut self.rng)
     }
 
     /// Takes the result of a [`TrainingJob`] into use.

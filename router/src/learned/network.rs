@@ -48,6 +48,13 @@ pub(crate) struct Activations {
     next: Vec<f32>,
 }
 
+impl Activations {
+    /// The last hidden layer of the last forward pass.
+    pub(crate) fn last_hidden(&self) -> &[f32] {
+        &self.next
+    }
+}
+
 impl Layer {
     fn inputs(&self) -> usize {
         self.weights.len() / self.bias.len()
@@ -60,20 +67,26 @@ impl Normaliser {
         Self { mean: vec![0.0; inputs], deviation: vec![1.0; inputs] }
     }
 
+    /// By these means and standard deviations; a column without spread is only centred.
+    pub(crate) fn new(mean: Vec<f32>, mut deviation: Vec<f32>) -> Self {
+        assert_eq!(mean.len(), deviation.len(), "both for each input");
+        deviation.iter_mut().filter(|deviation| **deviation <= 1e-6).for_each(|none| *none = 1.0);
+        Self { mean, deviation }
+    }
+
     /// Mean and standard deviation of each column of `rows`; a column without spread is only centred.
     pub(crate) fn of(rows: &[f32], inputs: usize) -> Self {
         let count = (rows.len() / inputs).max(1) as f64;
-        let mut normaliser = Self::identity(inputs);
+        let (mut means, mut deviations) = (Vec::new(), Vec::new());
         for column in 0..inputs {
             let values = || rows.iter().skip(column).step_by(inputs).map(|&value| f64::from(value));
             let mean = values().sum::<f64>() / count;
             let variance =
                 values().map(|value| (value - mean) * (value - mean)).sum::<f64>() / count;
-            normaliser.mean[column] = mean as f32;
-            let deviation = variance.sqrt();
-            normaliser.deviation[column] = if deviation > 1e-6 { deviation as f32 } else { 1.0 };
+            means.push(mean as f32);
+            deviations.push(variance.sqrt() as f32);
         }
-        normaliser
+        Self::new(means, deviations)
     }
 
     fn apply(&self, row: &[f32], out: &mut Vec<f32>) {
@@ -144,7 +157,7 @@ impl Network {
         self.layers.iter().flat_map(|layer| layer.weights.iter().chain(&layer.bias))
     }
 
-    fn parameters_mut(&mut self) -> impl Iterator<Item = &mut f32> {
+    pub(crate) fn parameters_mut(&mut self) -> impl Iterator<Item = &mut f32> {
         self.layers.iter_mut().flat_map(|layer| layer.weights.iter_mut().chain(&mut layer.bias))
     }
 
@@ -344,12 +357,16 @@ fn answer(
 /// Zeros for what is dropped, and for the others what keeps the mean. candle-nn's dropout takes no seed.
 fn mask((rows, columns): (usize, usize), dropout: f32, rng: &mut Rng) -> CandleResult<Tensor> {
     let kept = 1.0 / (1.0 - dropout);
-    let draw = |_| if rng.unit() < f64::from(dropout) { 0.0 } else { kept };
-    Tensor::from_vec(
-        (0..rows * columns).map(draw).collect::<Vec<f32>>(),
-        (rows, columns),
-        &Device::Cpu,
-    )
+    // Sixteen bits are enough to be dropped by: drawing more took as long as the matrix products.
+    let dropped_below = (dropout * 65_536.0) as u16;
+    let mut mask = Vec::with_capacity(rows * columns + 3);
+    while mask.len() < rows * columns {
+        let bits = rng.bits();
+        let draws = [0, 16, 32, 48].map(|shift| (bits >> shift) as u16);
+        mask.extend(draws.map(|draw| if draw < dropped_below { 0.0 } else { kept }));
+    }
+    mask.truncate(rows * columns);
+    Tensor::from_vec(mask, (rows, columns), &Device::Cpu)
 }
 
 /// Mean over what is known of each output's own loss, summed over outputs.

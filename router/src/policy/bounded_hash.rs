@@ -46,7 +46,7 @@ impl Policy for BoundedHash {
 }
 
 /// Where an instance stands for a key, 0 to 1: the finaliser of MurmurHash3.
-fn rank(key: u64, instance: u32) -> f64 {
+pub(super) fn rank(key: u64, instance: u32) -> f64 {
     let mut hash = key ^ (u64::from(instance) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

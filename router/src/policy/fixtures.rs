@@ -59,6 +59,16 @@ impl Fixture {
         self
     }
 
+    /// A prompt of `blocks` blocks, of which each instance was sent so many, then.
+    pub(super) fn with_routing_times(self, blocks: u64, sent: &[(u32, Option<Time>)]) -> Self {
+        let matched_blocks: Vec<u32> = sent.iter().map(|(blocks, _)| *blocks).collect();
+        let mut fixture = self.with_matches(blocks, &matched_blocks);
+        for (found, &(_, routed_at)) in fixture.matches.iter_mut().zip(sent) {
+            found.routed_at = routed_at;
+        }
+        fixture
+    }
+
     /// Looks at metrics, and counts by them.
     pub(super) fn scraping(mut self) -> Self {
         self.sources.load = LoadSource::Scraped;

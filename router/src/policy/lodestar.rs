@@ -376,7 +376,7 @@ impl Policy for Lodestar {
         }
     }
 
-    fn training_job(&mut self, now: Time) -> Option<TrainingJob> {
+    fn training_job(&mut self, now: Time, _: &mut Rng) -> Option<TrainingJob> {
         self.residual.training_job(now)
     }
 

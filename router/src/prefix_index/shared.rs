@@ -26,8 +26,8 @@ pub(crate) struct SharedIndex {
     ttl: Duration,
     /// By id, ascending.
     members: Vec<Member>,
-    /// Blocks found, by slot: scratch of [`lookup`](Self::lookup). `None` for those who left.
-    found: Vec<Option<u32>>,
+    /// What is found, by slot: scratch of [`lookup`](Self::lookup). `None` for those who left.
+    found: Vec<Option<Match>>,
     entries: BlockMap<u32>,
     slab: Vec<Entry>,
     free: Vec<u32>,
@@ -48,8 +48,14 @@ struct Entry {
     last_routed: Time,
     newer: u32,
     older: u32,
-    /// Slots.
-    holders: Vec<u32>,
+    holders: Vec<Holder>,
+}
+
+/// Who was sent a block, and when last.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    slot: u32,
+    routed_at: Time,
 }
 
 impl SharedIndex {
@@ -71,7 +77,7 @@ impl SharedIndex {
     pub(crate) fn join(&mut self, instance: InstanceId) {
         let position = self.members.partition_point(|member| member.instance < instance);
         let slot = u32::try_from(self.found.len()).expect("fewer instances than 2^32");
-        self.found.push(Some(0));
+        self.found.push(Some(Match::NONE));
         self.members.insert(position, Member { instance, slot });
     }
 
@@ -83,7 +89,7 @@ impl SharedIndex {
 
     /// How much of `chain` each instance was sent, by id, ascending.
     pub(crate) fn lookup(&mut self, now: Time, chain: &[BlockHash], matches: &mut Vec<Match>) {
-        self.found.iter_mut().flatten().for_each(|found| *found = 0);
+        self.found.iter_mut().flatten().for_each(|found| *found = Match::NONE);
         for (blocks, &block) in (1..).zip(chain) {
             let Some(&at) = self.entries.get(block) else { break };
             let entry = &self.slab[at as usize];
@@ -91,9 +97,9 @@ impl SharedIndex {
                 break;
             }
             let mut is_held = false;
-            for &slot in &entry.holders {
+            for &Holder { slot, routed_at } in &entry.holders {
                 if let Some(found) = &mut self.found[slot as usize] {
-                    *found = blocks;
+                    *found = Match { routed_at: Some(routed_at), ..Match::of(blocks) };
                     is_held = true;
                 }
             }
@@ -102,8 +108,8 @@ impl SharedIndex {
             }
         }
         matches.clear();
-        let found = |member: &Member| self.found[member.slot as usize].unwrap_or(0);
-        matches.extend(self.members.iter().map(|member| Match::of(found(member))));
+        let found = |member: &Member| self.found[member.slot as usize].unwrap_or(Match::NONE);
+        matches.extend(self.members.iter().map(found));
     }
 
     /// `chain` goes to the instance at `position`.
@@ -115,8 +121,9 @@ impl SharedIndex {
             self.link_newest(at);
             let entry = &mut self.slab[at as usize];
             entry.last_routed = now;
-            if !entry.holders.contains(&slot) {
-                entry.holders.push(slot);
+            match entry.holders.iter_mut().find(|holder| holder.slot == slot) {
+                Some(holder) => holder.routed_at = now,
+                None => entry.holders.push(Holder { slot, routed_at: now }),
             }
         }
         while self.oldest != NONE && self.must_go(now, self.oldest) {
@@ -212,6 +219,18 @@ mod tests {
         assert_eq!(found(&mut index, at(0), &chain(1..=4)), [4, 0, 2]);
         index.leave(0);
         assert_eq!(found(&mut index, at(0), &chain(1..=4)), [0, 2]);
+    }
+
+    #[test]
+    fn each_instance_has_its_own_time_of_the_last_block_that_matches() {
+        let mut index = index(100);
+        index.record(at(1), 0, &chain(1..=4));
+        index.record(at(3), 1, &chain(1..=2));
+        index.record(at(5), 0, &chain(1..=3));
+        let mut matches = Vec::new();
+        index.lookup(at(6), &chain(1..=4), &mut matches);
+        let times: Vec<_> = matches.iter().map(|found| found.routed_at).collect();
+        assert_eq!(times, [Some(at(1)), Some(at(3)), None]);
     }
 
     #[test]

@@ -127,7 +127,11 @@ impl Runner {
     /// What sort of opponent it is.
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Policy(PolicyConfig::Lodestar(_)) => Kind::Learned,
+            Self::Policy(
+                PolicyConfig::Lodestar(_)
+                | PolicyConfig::LodestarPaper
+                | PolicyConfig::LodestarPaperAsShipped,
+            ) => Kind::Learned,
             Self::Policy(_) => Kind::Heuristic,
             Self::Yardstick(_) => Kind::Yardstick,
         }
