@@ -122,7 +122,7 @@ impl Memory {
     /// Before a round of training: promotes what left the list to the replay, and if that is too much selects by
     /// `network`, the one of the round before; without one the newest stay.
     ///
-    /// Selecting 5,000 of 6,000 takes about half a second.
+    /// Selecting 5,000 of 6,000 takes about 0.2 s.
     pub(super) fn start_round(&mut self, network: Option<&Network>) {
         self.new_samples = 0;
         self.replay.extend(self.evicted.drain(..));
