@@ -20,7 +20,7 @@ const WHAT_TO_LOOK_AT: &str = "  requests on each instance  random and round-rob
                              (dark rows) while the h100 are half idle
   TTFT distribution          policies differ in their slowest requests more than in the median
 And in the table above
-  hit ratio                  only prefix-cache sends a conversation to where its prefix is cached
+  hit ratio                  prefix-cache and lodestar send a conversation to where its prefix is cached
 ";
 
 /// Compare some policies on a generated workload: no trace needed, done in seconds

@@ -227,7 +227,7 @@ impl PolicyConfig {
     }
 
     /// The few that a first comparison needs: one of each kind.
-    pub fn basic() -> [Self; 6] {
+    pub fn basic() -> [Self; 7] {
         [
             Self::Random,
             Self::RoundRobin,
@@ -235,6 +235,7 @@ impl PolicyConfig {
             Self::PowerOfTwo,
             Self::LeastKv,
             Self::PrefixCache(PrefixCacheParams::default()),
+            Self::Lodestar(LodestarParams::default()),
         ]
     }
 
@@ -483,6 +484,9 @@ mod tests {
         let text = r#"{"name":"lodestar","objective":{"slo":{"ttft_ms":300.0,"tpot_ms":20.0}}}"#;
         let policy: PolicyConfig = serde_json::from_str(text).unwrap();
         assert_eq!(policy.name(), "lodestar-slo");
+        let text = r#"{"name":"lodestar","objective":{"mix":{"ttft":-1.0,"tpot":0.5}}}"#;
+        let error = serde_json::from_str::<PolicyConfig>(text).unwrap_err().to_string();
+        assert!(error.contains("-1 is not a finite number"), "{error}");
     }
 
     #[test]

@@ -49,9 +49,33 @@ fn run(policy: &str, seed: u64) -> RunOutput {
 
 #[test]
 fn a_run_with_training_is_the_same_every_time_and_another_with_another_seed() {
-    let first = run("lodestar-paper", 1);
-    assert_eq!(first.requests, run("lodestar-paper", 1).requests);
-    assert_ne!(first.requests, run("lodestar-paper", 2).requests);
+    for policy in ["lodestar", "lodestar-paper"] {
+        let first = run(policy, 1);
+        assert_eq!(first.requests, run(policy, 1).requests);
+        assert_ne!(first.requests, run(policy, 2).requests);
+    }
+}
+
+#[test]
+fn what_the_learned_policy_expects_is_what_happens_within_a_minute() {
+    let records = run("lodestar", 1).requests;
+    // A minute of traffic.
+    let mut errors: Vec<f64> = records[480..]
+        .iter()
+        .map(|record| {
+            let first_token = record.first_token.expect("all have one");
+            let ttft = first_token.saturating_since(record.arrival).as_secs_f64();
+            let predicted = record.predicted_ttft.expect("it predicts").as_secs_f64();
+            (predicted / ttft - 1.0).abs()
+        })
+        .collect();
+    errors.sort_by(f64::total_cmp);
+    let median = errors[errors.len() / 2];
+    assert!(median < 0.15, "{median}");
+    let doubtful = |reason| matches!(reason, Some(Reason::Holdout | Reason::Explore));
+    let tried = records.iter().filter(|record| doubtful(record.reason)).count();
+    assert!((1..70).contains(&tried), "less than one in a hundred: {tried}");
+    assert!(records.iter().all(|record| record.reason != Some(Reason::Guardrail)));
 }
 
 #[test]

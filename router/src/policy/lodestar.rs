@@ -31,13 +31,14 @@ use objective::Expected;
 pub use objective::Objective;
 use residual::{Features, Residual};
 use reuse::Reuse;
-use server::{Place, Server};
+use server::{Place, Sample, Server};
 
 use super::mooncake::Mooncake;
 use super::per_instance::PerInstance;
 use super::{Choice, Eligible, Fact, Policy};
 use crate::decision::Reason;
-use crate::event::InstanceId;
+use crate::event::{InstanceId, Usage};
+use crate::ledger::Reservation;
 use crate::request::{Request, RequestId};
 use crate::rng::Rng;
 use crate::time::{Duration, Time};
@@ -132,6 +133,37 @@ impl Lodestar {
         let secs = now.saturating_since(self.arrived_at).as_secs_f64();
         self.arrived_at = now;
         self.rate = self.rate * libm::exp(-secs / RATE_AVERAGE_S) + 1.0 / RATE_AVERAGE_S;
+    }
+
+    /// Learns from a first token.
+    fn learn(&mut self, now: Time, instance: InstanceId, sample: &Sample) {
+        let Place { features, expected_s, predicted_s, arm, .. } = sample.place;
+        self.caution.learn(arm, predicted_s, sample.ttft_s);
+        self.residual.learn(&features, sample.ttft_s / expected_s.max(1e-3));
+        self.servers.entry(instance).learn(now, sample, &self.fleet);
+        self.fleet.learn(&sample.work, sample.secs, None);
+        let share = if sample.ttft_s > self.tail_s { TAIL } else { TAIL - 1.0 };
+        self.tail_s += TAIL_STEP * sample.ttft_s.max(self.tail_s) * share;
+    }
+
+    /// Learns from an answer that came whole, as answers do that are not streamed: what its later tokens should have
+    /// taken is left out. Where that is most of it, nothing is learned.
+    fn learn_from_whole(
+        &mut self,
+        now: Time,
+        reservation: &Reservation,
+        usage: Usage,
+        decode: Option<Work>,
+    ) {
+        let server = self.servers.entry(reservation.instance);
+        let Some(mut sample) = server.pop(now, reservation.request) else { return };
+        let token_s = decode.map_or(0.0, |decode| server.tpot(&self.fleet_tpot).secs(&decode));
+        let decode_s = f64::from(usage.output_tokens.saturating_sub(1)) * token_s;
+        if decode_s < sample.ttft_s / 2.0 {
+            sample.ttft_s -= decode_s;
+            sample.secs = (sample.secs - decode_s).max(sample.ttft_s);
+            self.learn(now, reservation.instance, &sample);
+        }
     }
 
     /// Leaves the learned choice as it is, or makes another one in its place.
@@ -332,15 +364,7 @@ impl Policy for Lodestar {
                 let server = self.servers.entry(reservation.instance);
                 server.foreign.first_token();
                 if let Some(sample) = server.pop(now, reservation.request) {
-                    let Place { features, expected_s, predicted_s, arm, .. } = sample.place;
-                    self.caution.learn(arm, predicted_s, sample.ttft_s);
-                    self.residual.learn(&features, sample.ttft_s / expected_s.max(1e-3));
-                    server.learn(now, &sample, &self.fleet);
-                    self.fleet.learn(&sample.work, sample.secs, None);
-                    let is_above = sample.ttft_s > self.tail_s;
-                    self.tail_s += TAIL_STEP
-                        * sample.ttft_s.max(self.tail_s)
-                        * if is_above { TAIL } else { TAIL - 1.0 };
+                    self.learn(now, reservation.instance, &sample);
                 }
             }
             Fact::Finished(reservation, usage) => {
@@ -350,6 +374,15 @@ impl Policy for Lodestar {
                 server.foreign.ended(reservation.first_token_at.is_some());
                 server.turnover.take_in(now, usage.output_tokens, server.capacity_tokens);
                 let decode = self.decoding.remove(&reservation.request);
+                if reservation.first_token_at.is_none() {
+                    self.learn_from_whole(
+                        now,
+                        reservation,
+                        usage,
+                        decode.map(|(_, decode)| decode),
+                    );
+                    return;
+                }
                 if let (Some(first), Some((_, decode)), 2..) =
                     (reservation.first_token_at, decode, usage.output_tokens)
                 {
@@ -402,8 +435,6 @@ impl Policy for Lodestar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Usage;
-    use crate::ledger::Reservation;
     use crate::policy::fixtures::Fixture;
 
     fn assert_near(scores: &[f64], expected: [f64; 2]) {
@@ -462,5 +493,25 @@ mod tests {
         }
         assert!(counts[1] > 0, "it is tried");
         assert!(counts[1] - tried_cold < 6, "and left: {counts:?}");
+    }
+
+    #[test]
+    fn an_answer_that_comes_whole_is_learned_from_and_leaves_the_queue() {
+        let mut policy = Lodestar::new(LodestarParams::default(), Rng::fork(1, "learning"));
+        let mut fixture = Fixture::with_requests(&[0]);
+        fixture.request.prompt_tokens = 1000;
+        for (number, output_tokens) in [(0, 1), (1, 3), (2, 900)] {
+            fixture.now = Time::from_nanos(number * 1_000_000_000);
+            fixture.choose(&mut policy);
+            let reservation = Fixture::reservation(number, 0, 1000);
+            policy.observe(fixture.now, &Fact::Routed(&reservation));
+            let then = fixture.now + Duration::from_millis(200);
+            let usage = Usage { output_tokens, ..Usage::default() };
+            policy.observe(then, &Fact::Finished(&reservation, usage));
+            let server = policy.servers.get(InstanceId(0)).unwrap();
+            assert_eq!(server.queued_requests(), 0);
+        }
+        // The third is nearly all decode.
+        assert_eq!(policy.fleet.samples(), 2);
     }
 }

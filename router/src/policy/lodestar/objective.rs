@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::finite_and_not_negative;
+
 /// Weight of the mean TTFT in objectives that would otherwise not care.
 const TIE_BREAK: f64 = 0.1;
 /// Standard deviations from bound to bound of the predicted range, which holds nine in ten.
@@ -28,15 +30,19 @@ pub enum Objective {
     /// The share of requests that miss either bound.
     Slo {
         /// Longest TTFT, ms.
+        #[serde(deserialize_with = "finite_and_not_negative")]
         ttft_ms: f64,
         /// Longest TPOT, ms.
+        #[serde(deserialize_with = "finite_and_not_negative")]
         tpot_ms: f64,
     },
     /// A sum of means, TPOT per output token of the answer.
     Mix {
         /// Weight of the TTFT.
+        #[serde(deserialize_with = "finite_and_not_negative")]
         ttft: f64,
         /// Weight of the TPOT times the expected answer.
+        #[serde(deserialize_with = "finite_and_not_negative")]
         tpot: f64,
     },
 }
@@ -77,7 +83,7 @@ impl Objective {
                 expected.service_s + expected.others_ttft_s + others_s + TIE_BREAK * ttft_s
             }
             Self::Slo { ttft_ms, tpot_ms } => {
-                let ttft_max_s = ttft_ms / 1e3;
+                let ttft_max_s = (ttft_ms / 1e3).max(1e-3);
                 let met = within(ttft_max_s, expected.ttft_s, expected.range_s)
                     * within(
                         tpot_ms / 1e3,
