@@ -11,13 +11,22 @@
 //!
 //! Each instance holds at most what its KV cache can, least recently used first out. Memory is
 //! proportional to the most that was held at once, not to what instances could hold.
+//!
+//! A prompt is recorded when it is routed, and may wait in a queue for longer than a cache lasts. So where KV events are heard too,
+//! prompts that are not computed yet are awaited: the index says what will be there when the next request has its
+//! turn, and an event, which says what is there now, can neither remove them nor push them out.
 
 mod forest;
 mod holders;
 mod shared;
 
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
+
 use crate::event::InstanceId;
-use crate::request::BlockHash;
+use crate::request::{BlockHash, RequestId};
 use crate::time::Time;
 use forest::{Forest, NodeId};
 use holders::{Holder, HolderMap};
@@ -55,7 +64,14 @@ pub(crate) struct PrefixIndex {
     /// By [`Member::slot`]; scratch of [`lookup`](Self::lookup), and the count of slots ever used.
     found: Vec<Match>,
     free_slots: Vec<u32>,
+    /// Where requests were routed that are not computed yet, and the last block of each.
+    awaited: HashMap<RequestId, Awaited, FxBuildHasher>,
+    /// How many requests are to compute a prompt with this last block.
+    awaiting: HashMap<Awaited, u32, FxBuildHasher>,
 }
+
+/// The end of a prompt that an instance, by its slot, is to compute.
+type Awaited = (u32, BlockHash);
 
 /// One instance and its cache.
 #[derive(Clone, Debug)]
@@ -66,6 +82,8 @@ struct Member {
     root: NodeId,
     held_blocks: u64,
     capacity_blocks: u64,
+    /// Awaited prompts in the order in which they were routed, the first of them not settled; its last block.
+    queue: VecDeque<(RequestId, BlockHash)>,
 }
 
 impl PrefixIndex {
@@ -80,8 +98,9 @@ impl PrefixIndex {
             u32::try_from(self.found.len() - 1).expect("fewer instances than 2^32")
         });
         let root = self.forest.plant();
-        self.members
-            .insert(position, Member { instance, slot, root, held_blocks: 0, capacity_blocks });
+        let queue = VecDeque::new();
+        let member = Member { instance, slot, root, held_blocks: 0, capacity_blocks, queue };
+        self.members.insert(position, member);
     }
 
     /// The instance at `position` leaves with all it holds.
@@ -89,6 +108,8 @@ impl PrefixIndex {
         self.clear(position);
         let member = self.members.remove(position);
         self.forest.uproot(member.root);
+        self.awaited.retain(|_, &mut (slot, _)| slot != member.slot);
+        self.awaiting.retain(|&(slot, _), _| slot != member.slot);
         self.free_slots.push(member.slot);
     }
 
@@ -128,7 +149,40 @@ impl PrefixIndex {
                 found.tip
             }
         };
-        self.extend(position, tip, new);
+        let root = self.members[position].root;
+        self.extend(position, tip, new, root);
+    }
+
+    /// The prompt of `request`, which [`record`](Self::record) was just told of, is not computed yet: until it is, news of
+    /// the removal of its blocks is older than their return.
+    pub(crate) fn await_prompt(
+        &mut self,
+        position: usize,
+        request: RequestId,
+        chain: &[BlockHash],
+    ) {
+        let Some(&last) = chain.last() else { return };
+        let member = &mut self.members[position];
+        member.queue.push_back((request, last));
+        let awaited = (member.slot, last);
+        *self.awaiting.entry(awaited).or_default() += 1;
+        let before = self.awaited.insert(request, awaited);
+        assert!(before.is_none(), "a request is routed to one instance at a time");
+    }
+
+    /// The prompt of `request` is computed, or never will be.
+    pub(crate) fn settle_prompt(&mut self, request: RequestId) {
+        let Some(awaited) = self.awaited.remove(&request) else { return };
+        let is_its = |member: &&mut Member| member.slot == awaited.0;
+        let member = self.members.iter_mut().find(is_its).expect("forgotten when it left");
+        while member.queue.front().is_some_and(|(request, _)| !self.awaited.contains_key(request)) {
+            member.queue.pop_front();
+        }
+        let requests = self.awaiting.get_mut(&awaited).expect("counted when it was routed");
+        *requests -= 1;
+        if *requests == 0 {
+            self.awaiting.remove(&awaited);
+        }
     }
 
     /// The instance at `position` says that it holds `blocks`, each the child of the one before and the
@@ -150,13 +204,30 @@ impl PrefixIndex {
         {
             (tip, new) = (node, rest);
         }
-        self.extend(position, tip, new);
+        if let Some(newer) = self.first_awaited(position)
+            && !new.is_empty()
+        {
+            self.extend(position, tip, new, newer);
+        }
     }
 
-    /// The instance at `position` no longer holds `blocks`, nor what follows them.
+    /// Where the prompt ends that the instance at `position` is to compute first; the root if there is none, and `None` if it
+    /// is not held: then all that is held is newer.
+    fn first_awaited(&self, position: usize) -> Option<NodeId> {
+        let member = &self.members[position];
+        let Some(&(_, last)) = member.queue.front() else { return Some(member.root) };
+        let end = self.node_of(position, last)?;
+        self.forest.descendants(end).find(|&node| self.forest.is_in_ring(node))
+    }
+
+    /// The instance at `position` no longer holds `blocks`, nor what follows them. Blocks of awaited prompts are left: they come
+    /// back.
     pub(crate) fn removed(&mut self, position: usize, blocks: &[BlockHash]) {
         for &block in blocks {
             let Some(top) = self.node_of(position, block) else { continue };
+            if self.has_awaited(position, top) {
+                continue;
+            }
             let mut node = top;
             loop {
                 let child = self.forest.first_child(node);
@@ -174,21 +245,30 @@ impl PrefixIndex {
         }
     }
 
+    /// Whether an awaited prompt ends at `top` or behind it.
+    fn has_awaited(&self, position: usize, top: NodeId) -> bool {
+        let slot = self.members[position].slot;
+        let ends_at =
+            |node| self.awaiting.contains_key(&(slot, BlockHash(self.forest.block(node))));
+        !self.awaiting.is_empty() && self.forest.descendants(top).any(ends_at)
+    }
+
     /// The instance at `position` holds nothing any more.
     pub(crate) fn clear(&mut self, position: usize) {
-        while self.evict(position) {}
+        let root = self.members[position].root;
+        while self.evict(position, root) {}
         assert!(self.members[position].held_blocks == 0, "every leaf can be evicted");
     }
 
-    /// Adds `blocks` behind `tip` and marks them used, as many as there is room for.
-    fn extend(&mut self, position: usize, mut tip: NodeId, blocks: &[BlockHash]) {
+    /// Adds `blocks` behind `tip`, as many as there is room for, used right before `newer`: the root stands for now.
+    fn extend(&mut self, position: usize, mut tip: NodeId, blocks: &[BlockHash], newer: NodeId) {
         let Member { slot, root, .. } = self.members[position];
         if tip != root {
             // Not to be evicted to make room for its own children.
             self.forest.leave_ring(tip);
         }
         for &block in blocks {
-            if !self.make_room(position) {
+            if !self.make_room(position, newer) {
                 break;
             }
             let node = self.forest.add(tip, block.0);
@@ -197,19 +277,24 @@ impl PrefixIndex {
             tip = node;
         }
         if tip != root {
-            self.forest.use_now(root, tip);
+            // It may have been the tip, or have turned out to be used again since.
+            self.forest.use_before(if self.forest.is_in_ring(newer) { newer } else { root }, tip);
         }
     }
 
-    fn make_room(&mut self, position: usize) -> bool {
+    /// Makes room for a block used before `newer`. False if all that is held was used later, or may not be forgotten.
+    fn make_room(&mut self, position: usize, newer: NodeId) -> bool {
         let member = &self.members[position];
-        member.held_blocks < member.capacity_blocks || self.evict(position)
+        member.held_blocks < member.capacity_blocks || self.evict(position, newer)
     }
 
-    /// Forgets the block used longest ago. False when nothing may be forgotten.
-    fn evict(&mut self, position: usize) -> bool {
+    /// Forgets the block used longest ago, if that was before `newer`; the root stands for now. False if none is forgotten.
+    fn evict(&mut self, position: usize, newer: NodeId) -> bool {
         let oldest = self.forest.oldest_leaf(self.members[position].root);
-        oldest.inspect(|&leaf| self.remove_leaf(position, leaf)).is_some()
+        let is_older = |&leaf: &NodeId| leaf != newer && self.forest.is_in_ring(newer);
+        let Some(leaf) = oldest.filter(is_older) else { return false };
+        self.remove_leaf(position, leaf);
+        true
     }
 
     fn remove_leaf(&mut self, position: usize, leaf: NodeId) {

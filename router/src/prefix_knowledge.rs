@@ -3,7 +3,7 @@
 use crate::event::{InstanceId, InstanceSpec};
 use crate::information::{Capacity, PrefixSource};
 use crate::prefix_index::{Match, PrefixIndex, SharedIndex};
-use crate::request::BlockHash;
+use crate::request::{BlockHash, RequestId};
 use crate::time::Time;
 
 /// An index, and what it listens to.
@@ -94,11 +94,12 @@ impl PrefixKnowledge {
         }
     }
 
-    /// `chain`, of which [`lookup`](Self::lookup) has just said `matches`, goes to the instance at `position`.
+    /// `request` with `chain`, of which [`lookup`](Self::lookup) has just said `matches`, goes to the instance at `position`.
     pub(crate) fn routed(
         &mut self,
         now: Time,
         position: usize,
+        request: RequestId,
         chain: &[BlockHash],
         matches: &[Match],
     ) {
@@ -108,8 +109,22 @@ impl PrefixKnowledge {
         let thinned = if self.stride == 1 { chain } else { &self.thinned };
         match &mut self.store {
             Store::Nothing => {}
-            Store::PerInstance(index) => index.record(position, thinned, matches[position]),
+            Store::PerInstance(index) => {
+                index.record(position, thinned, matches[position]);
+                if self.source == PrefixSource::RoutingAndEvents {
+                    index.await_prompt(position, request, thinned);
+                }
+            }
             Store::Shared(index) => index.record(now, position, thinned),
+        }
+    }
+
+    /// The prompt of `request` is computed, or never will be.
+    pub(crate) fn settled(&mut self, request: RequestId) {
+        if self.source == PrefixSource::RoutingAndEvents
+            && let Store::PerInstance(index) = &mut self.store
+        {
+            index.settle_prompt(request);
         }
     }
 
@@ -158,7 +173,7 @@ mod tests {
         (0..2).for_each(|id| knowledge.join(InstanceId(id), SPEC));
         let mut matches = Vec::new();
         knowledge.lookup(Time::ZERO, &chain(blocks), &mut matches);
-        knowledge.routed(Time::ZERO, 0, &chain(blocks), &matches);
+        knowledge.routed(Time::ZERO, 0, RequestId(0), &chain(blocks), &matches);
         knowledge.lookup(Time::ZERO, &chain(blocks), &mut matches);
         (knowledge.block_tokens(), matches.first().map(|found| found.blocks))
     }

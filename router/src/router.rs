@@ -101,7 +101,7 @@ impl Router {
         let uncached_tokens = request.prompt_tokens - prefix_hit_tokens;
         let reservation = self.ledger.reserve(now, request, uncached_tokens, instance);
         self.policy.observe(now, &Fact::Routed(&reservation));
-        self.prefixes.routed(now, position, request.block_hashes, &self.matches);
+        self.prefixes.routed(now, position, request.id, request.block_hashes, &self.matches);
         Ok(Decision {
             instance: instance.id,
             reason: choice.reason,
@@ -136,11 +136,13 @@ impl Router {
             Event::FirstToken { request } => self.grow(now, request, 1),
             Event::Progress { request, output_tokens } => self.grow(now, request, output_tokens),
             Event::Finished { request, usage } => {
+                self.prefixes.settled(request);
                 if let Some(reservation) = self.ledger.release(request, &mut self.fleet) {
                     self.policy.observe(now, &Fact::Finished(&reservation, usage));
                 }
             }
             Event::DispatchFailed { request } | Event::Aborted { request } => {
+                self.prefixes.settled(request);
                 if let Some(reservation) = self.ledger.release(request, &mut self.fleet) {
                     self.policy.observe(now, &Fact::Failed(&reservation));
                 }
@@ -205,6 +207,7 @@ impl Router {
     fn grow(&mut self, now: Time, request: RequestId, output_tokens: u32) {
         let first = self.ledger.grow(now, request, output_tokens, &mut self.fleet);
         if let Some(reservation) = first {
+            self.prefixes.settled(request);
             self.policy.observe(now, &Fact::FirstToken(&reservation));
         }
     }

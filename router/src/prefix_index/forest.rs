@@ -73,11 +73,30 @@ impl Forest {
         self.node(id).first_child
     }
 
+    /// `top` and all nodes below it, parents first.
+    pub(super) fn descendants(&self, top: NodeId) -> impl Iterator<Item = NodeId> {
+        std::iter::successors(Some(top), move |&node| {
+            let child = self.first_child(node);
+            if !child.is_none() {
+                return Some(child);
+            }
+            let mut last = node;
+            while last != top {
+                let sibling = self.node(last).next_sibling;
+                if !sibling.is_none() {
+                    return Some(sibling);
+                }
+                last = self.parent(last);
+            }
+            None
+        })
+    }
+
     pub(super) fn is_leaf(&self, id: NodeId) -> bool {
         self.node(id).first_child.is_none()
     }
 
-    /// Hangs a block below `parent`, outside the ring: the caller ends with [`use_now`](Self::use_now)
+    /// Hangs a block below `parent`, outside the ring: the caller ends with [`use_before`](Self::use_before)
     /// on the last of a chain.
     pub(super) fn add(&mut self, parent: NodeId, block: u64) -> NodeId {
         let id = self.allocate(block, parent);
@@ -110,10 +129,12 @@ impl Forest {
         self.free.push(id);
     }
 
-    /// The node is where the newest use ended.
-    pub(super) fn use_now(&mut self, root: NodeId, id: NodeId) {
-        self.leave_ring(id);
-        self.join_ring(id, root);
+    /// The node is where a use ended right before that of `newer`; of all uses the newest if that is the root.
+    pub(super) fn use_before(&mut self, newer: NodeId, id: NodeId) {
+        if newer != id {
+            self.leave_ring(id);
+            self.join_ring(id, newer);
+        }
     }
 
     /// Takes a node out of eviction's sight, until it is used again.
@@ -141,7 +162,8 @@ impl Forest {
         }
     }
 
-    fn is_in_ring(&self, id: NodeId) -> bool {
+    /// Whether eviction sees it, of itself or behind its descendants.
+    pub(super) fn is_in_ring(&self, id: NodeId) -> bool {
         !self.node(id).newer.is_none()
     }
 

@@ -177,20 +177,28 @@ proptest! {
 
     /// After a removal the order of use is no longer exact, but what is found must still be there.
     #[test]
-    fn eviction_and_events_together_keep_the_bounds(
+    fn eviction_events_and_awaited_prompts_together_keep_the_bounds(
         capacity in 0..20_u64,
-        steps in vec((0..3_u8, path()), 1..60),
+        steps in vec((0..5_u8, path()), 1..60),
     ) {
         let mut index = PrefixIndex::default();
         index.join(InstanceId(0), capacity);
         let mut matches = Vec::new();
-        for (kind, path) in steps {
+        for ((kind, path), request) in steps.into_iter().zip((0..).map(RequestId)) {
             let chain = chain(&path);
             let (head, tail) = chain.split_at(chain.len() / 2);
             match kind {
-                0 => {
+                0 | 3 => {
                     index.lookup(&chain, &mut matches);
                     index.record(0, &chain, matches[0]);
+                    if kind == 3 {
+                        index.await_prompt(0, request, &chain);
+                    }
+                }
+                4 => {
+                    // The oldest but one, to have some that overtake.
+                    let settled = index.members[0].queue.get(1).copied();
+                    settled.iter().for_each(|&(request, _)| index.settle_prompt(request));
                 }
                 1 => index.stored(0, head.last().copied(), tail),
                 _ => index.removed(0, tail),
@@ -243,4 +251,65 @@ fn each_instance_is_found_at_its_own_depth() {
     let mut matches = Vec::new();
     pair.index.lookup(&chain(&path), &mut matches);
     assert_eq!(matches.iter().map(|found| found.blocks as usize).collect::<Vec<_>>(), depths);
+}
+
+/// Routes `path` to the only instance, and awaits it.
+fn await_path(pair: &mut Pair, request: u64, path: &[u8]) {
+    let chain = chain(path);
+    let mut matches = Vec::new();
+    pair.index.lookup(&chain, &mut matches);
+    pair.index.record(0, &chain, matches[0]);
+    pair.index.await_prompt(0, RequestId(request), &chain);
+}
+
+fn matched(pair: &mut Pair, path: &[u8]) -> u32 {
+    let mut matches = Vec::new();
+    pair.index.lookup(&chain(path), &mut matches);
+    matches[0].blocks
+}
+
+#[test]
+fn what_is_to_be_computed_is_not_taken_away_by_news_of_what_was() {
+    let mut pair = Pair::with_capacities(&[1000]);
+    await_path(&mut pair, 1, &[0, 1, 2]);
+    await_path(&mut pair, 2, &[0, 1, 1]);
+    pair.index.removed(0, &chain(&[0, 1, 2]));
+    assert_eq!(matched(&mut pair, &[0, 1, 2]), 3);
+    pair.index.settle_prompt(RequestId(1));
+    pair.index.removed(0, &chain(&[0, 1, 2]));
+    // The first two are of the other prompt too.
+    assert_eq!((matched(&mut pair, &[0, 1, 2]), matched(&mut pair, &[0, 1, 1])), (2, 3));
+    pair.index.settle_prompt(RequestId(2));
+    pair.index.removed(0, &chain(&[0, 1, 2]));
+    assert_eq!(matched(&mut pair, &[0, 1, 1]), 0);
+}
+
+#[test]
+fn what_is_to_be_computed_is_not_pushed_out_by_what_is_there() {
+    let mut pair = Pair::with_capacities(&[6]);
+    pair.record(0, &[0, 0]);
+    await_path(&mut pair, 1, &[1, 1]);
+    await_path(&mut pair, 2, &[2, 2]);
+    // Four blocks of another router: two of them are more than may go.
+    pair.index.stored(0, None, &chain(&[2, 1, 1, 1])[..]);
+    // Of `2` there is one already; two more replace what was used before anything that is awaited.
+    assert_eq!((matched(&mut pair, &[2, 1, 1, 1]), matched(&mut pair, &[0, 0])), (3, 0));
+    assert_eq!((matched(&mut pair, &[1, 1]), matched(&mut pair, &[2, 2])), (2, 2));
+    // They were used before the two prompts, and go before them.
+    await_path(&mut pair, 3, &[1, 2, 0]);
+    assert_eq!((matched(&mut pair, &[2, 1]), matched(&mut pair, &[2, 2])), (1, 2));
+}
+
+#[test]
+fn who_leaves_awaits_nothing() {
+    let mut pair = Pair::with_capacities(&[1000]);
+    await_path(&mut pair, 1, &[0, 1]);
+    pair.leave(0);
+    pair.join(1000);
+    assert!(pair.index.awaited.is_empty() && pair.index.awaiting.is_empty());
+    // The request goes elsewhere, and its end is news of that.
+    await_path(&mut pair, 1, &[0, 1]);
+    pair.index.settle_prompt(RequestId(1));
+    pair.index.settle_prompt(RequestId(1));
+    assert!(pair.index.awaiting.is_empty() && pair.index.members[0].queue.is_empty());
 }
