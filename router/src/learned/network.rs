@@ -61,6 +61,35 @@ impl Layer {
     }
 }
 
+/// Outputs that are summed up at a time: as many as vector registers hold.
+const LANES: usize = 32;
+
+impl Layer {
+    /// `bias + input · weights`, the sums in the order of the inputs.
+    fn forward(&self, row: &[f32], out: &mut Vec<f32>) {
+        let outputs = self.bias.len();
+        out.clear();
+        out.extend_from_slice(&self.bias);
+        let (blocks, rest) = out.as_chunks_mut::<LANES>();
+        let rest_at = LANES * blocks.len();
+        for (number, sums) in blocks.iter_mut().enumerate() {
+            let mut local = *sums;
+            for (&input, weights) in row.iter().zip(self.weights.chunks_exact(outputs)) {
+                let (weights, _) = weights[LANES * number..].as_chunks::<LANES>();
+                for (sum, weight) in local.iter_mut().zip(&weights[0]) {
+                    *sum += input * weight;
+                }
+            }
+            *sums = local;
+        }
+        for (&input, weights) in row.iter().zip(self.weights.chunks_exact(outputs)) {
+            for (sum, weight) in rest.iter_mut().zip(&weights[rest_at..]) {
+                *sum += input * weight;
+            }
+        }
+    }
+}
+
 impl Normaliser {
     /// Leaves everything as it is.
     pub(crate) fn identity(inputs: usize) -> Self {
@@ -136,14 +165,7 @@ impl Network {
         current.clear();
         self.normaliser.apply(row, current);
         for (number, layer) in self.layers.iter().enumerate() {
-            next.clear();
-            next.extend_from_slice(&layer.bias);
-            for (input, weights) in current.iter().zip(layer.weights.chunks_exact(layer.bias.len()))
-            {
-                for (sum, weight) in next.iter_mut().zip(weights) {
-                    *sum += input * weight;
-                }
-            }
+            layer.forward(current, next);
             if number + 1 < self.layers.len() {
                 next.iter_mut().for_each(|value| *value = value.max(0.0));
             }
