@@ -4,14 +4,16 @@
 //! order in which they appear, who computed them and how often that was interrupted leave no trace, and
 //! the tables are made of the files alone: [`merge()`] of the folders of all shards is the sweep.
 
-mod bootstrap;
 mod comparison;
 mod consistency;
 mod error;
+mod figures;
+mod interval;
 mod item;
 mod marks;
 mod measure;
 mod merge;
+mod over_cells;
 mod overview;
 mod progress;
 mod published;
@@ -32,15 +34,14 @@ use lodestar_traces::TraceRequest;
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
-pub use bootstrap::Interval;
-pub use comparison::{
-    BestHeuristic, ComparisonRow, PolicySummary, Ratio, Verdict, best_heuristics,
-};
+pub use comparison::ComparisonRow;
 pub use error::SweepError;
+pub use interval::{Interval, Ratio, Verdict};
 pub use item::{CellIdentity, Item, ItemOutcome, read_items};
 pub use marks::Mark;
 pub use measure::Measured;
 pub use merge::{Merged, comparison_of, merge, write_tables};
+pub use over_cells::{PolicySummary, Verdicts};
 pub use overview::Overview;
 pub use progress::{Leader, Standing};
 pub use published::{Agreement, CellAgreement, Pair, Published, read_published};

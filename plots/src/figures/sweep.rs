@@ -10,7 +10,7 @@ pub(crate) mod ratio_map;
 use std::collections::BTreeMap;
 
 use lodestar_scenarios::scenario::Kind;
-use lodestar_scenarios::sweep::{CellIdentity, Item, Measured, Overview, Series};
+use lodestar_scenarios::sweep::{CellIdentity, Item, Measured, Overview, Ratio, Series};
 
 use crate::colour::{self, Colour};
 
@@ -35,7 +35,7 @@ impl<'a> SweepView<'a> {
         let cells: BTreeMap<u32, &CellIdentity> =
             overview.items.iter().map(|item| (item.cell.index, &item.cell)).collect();
         let mut ranked: Vec<_> = overview.summary.iter().collect();
-        let ratio = |ratio: Option<f64>| ratio.unwrap_or(f64::INFINITY);
+        let ratio = |ratio: Option<Ratio>| ratio.map_or(f64::INFINITY, |ratio| ratio.value);
         ranked.sort_by(|a, b| {
             let group = |kind| kind == Kind::Yardstick;
             let by_ratio = ratio(a.mean_ratio_to_best).total_cmp(&ratio(b.mean_ratio_to_best));

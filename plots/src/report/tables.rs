@@ -14,7 +14,7 @@ type Column = (&'static str, &'static str);
 
 /// A row a policy.
 pub(super) fn policies(overview: &Overview) -> Markup {
-    const COLUMNS: [Column; 11] = [
+    const COLUMNS: [Column; 12] = [
         ("policy", ""),
         ("kind", "yardsticks are no routers: they show what is left to win"),
         ("cells", "cells in which it and the baseline have figures"),
@@ -29,10 +29,10 @@ pub(super) fn policies(overview: &Overview) -> Markup {
         ("wins", "cells in which its mean TTFT is below the baseline's with confidence"),
         ("ties", "cells in which neither is"),
         ("losses", "cells in which it is above"),
+        ("lost to best", "cells in which its mean TTFT is over 2 % above the best heuristic's"),
     ];
     let row = |row: &PolicySummary| {
         let count = |count: u64| Field::Number(Some(count as f64), count.to_string());
-        let ratio = |ratio: Option<f64>| Field::Number(ratio, written(ratio, 3));
         let percent = row.gap_closed.map(|share| share * 100.0);
         let gap = percent.map_or_else(String::new, |percent| format!("{percent:.0} %"));
         let fields = vec![
@@ -44,25 +44,26 @@ pub(super) fn policies(overview: &Overview) -> Markup {
             ratio(row.mean_ratio_to_best),
             ratio(row.p99_ratio_to_best),
             Field::Number(percent, gap),
-            count(row.wins),
-            count(row.ties),
-            count(row.losses),
+            count(row.verdicts.wins),
+            count(row.verdicts.ties),
+            count(row.verdicts.losses),
+            count(row.lost_to_best),
         ];
         html! { tr.baseline[row.policy == overview.baseline] { (cells(&fields)) } }
     };
     let mut rows: Vec<&PolicySummary> = overview.summary.iter().collect();
-    let place = |row: &PolicySummary| row.mean_ratio.unwrap_or(f64::INFINITY);
+    let place = |row: &PolicySummary| row.mean_ratio.map_or(f64::INFINITY, |ratio| ratio.value);
     rows.sort_by(|a, b| place(a).total_cmp(&place(b)));
     html! {
         p { "Ratios are to " code { (overview.baseline) } " (the marked row) or to the best heuristic of each cell; "
-            "below 1 is faster. A win is a 95 % interval below 1." }
+            "below 1 is faster; with two seeds or more each has its 95 % interval. A win is an interval below 1." }
         (table("Policies over all cells", &COLUMNS, rows.into_iter().map(row)))
     }
 }
 
 /// A row a cell and policy.
 pub(super) fn comparison(overview: &Overview) -> Markup {
-    const COLUMNS: [Column; 10] = [
+    const COLUMNS: [Column; 11] = [
         ("cell", ""),
         ("policy", ""),
         ("seeds", "runs that ended"),
@@ -70,7 +71,8 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
         ("P99 TTFT, ms", "mean over seeds"),
         ("mean ratio", "over the baseline's, with its 95 % interval"),
         ("P99 ratio", "over the baseline's, with its 95 % interval"),
-        ("verdict", "by the interval of the mean ratio"),
+        ("mean to best", "over the mean of the cell's best heuristic, with its 95 % interval"),
+        ("verdict", "against the baseline, by the interval of the mean ratio"),
         ("TPOT, ms", "mean"),
         ("hit ratio", "share of prompt tokens from the prefix cache"),
     ];
@@ -88,7 +90,8 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
             number(row.ttft_p99_ms, 1),
             ratio(row.mean_ratio),
             ratio(row.p99_ratio),
-            Field::Text(row.mean_ratio.map_or("", |ratio| verdict(ratio.verdict()))),
+            ratio(row.mean_ratio_to_best),
+            Field::Text(row.mean_ratio.map_or("", verdict)),
             number(row.tpot_mean_ms, 2),
             number(row.hit_ratio, 3),
         ];
@@ -96,7 +99,7 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
     };
     html! {
         p { "Ratios are to " code { (overview.baseline) } " with the same requests; the interval comes from the "
-            "spread over seeds, and with a single seed there is none." }
+            "spread over seeds. With a single seed there is none, and no verdict." }
         (table("Every policy in every cell", &COLUMNS, overview.comparison.iter().map(row)))
     }
 }
@@ -138,8 +141,9 @@ fn written(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(String::new, |value| format!("{value:.decimals$}"))
 }
 
-const fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
+fn verdict(ratio: Ratio) -> &'static str {
+    match ratio.verdict() {
+        Verdict::Tie if ratio.interval.is_none() => "",
         Verdict::Win => "win",
         Verdict::Tie => "tie",
         Verdict::Loss => "loss",

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::comparison::{ComparisonRow, PolicySummary, compare_all, summarise};
+use super::comparison::{ComparisonRow, compare_all};
 use super::consistency::Consistency;
 use super::error::SweepError;
+use super::figures::Figures;
 use super::item::{Item, ItemOutcome, item_paths, write_atomically};
+use super::over_cells::{PolicySummary, summarise};
 use super::results;
 use super::series::Series;
 use super::text;
@@ -101,8 +103,9 @@ fn choose(
 pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, SweepError> {
     let (items, failed) = read_sorted(folder, Consistency::default(), &mut without_curves)?;
     let baseline = baseline_of(&items, baseline)?;
-    let comparison = compare_all(&items, &baseline);
-    let summary = summarise(&comparison);
+    let figures = Figures::of(&items);
+    let comparison = compare_all(&items, &figures, &baseline);
+    let summary = summarise(&comparison, &figures, &baseline);
     write_atomically(&folder.join(PARQUET), &results::parquet(&items))?;
     write_atomically(&folder.join("results.csv"), &results::csv(&items))?;
     write_atomically(&folder.join("comparison.csv"), &results::comparison_csv(&comparison))?;
@@ -163,5 +166,5 @@ pub(super) fn read_sorted(
 /// As [`write_tables`], and when they are of another scenario.
 pub fn comparison_of(folder: &Path, scenario: &Scenario) -> Result<Vec<ComparisonRow>, SweepError> {
     let (items, _) = read_sorted(folder, Consistency::of(scenario, &[]), &mut without_curves)?;
-    Ok(compare_all(&items, &scenario.baseline))
+    Ok(compare_all(&items, &Figures::of(&items), &scenario.baseline))
 }

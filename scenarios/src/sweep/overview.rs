@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::comparison::{ComparisonRow, PolicySummary, compare_all, summarise};
+use super::comparison::{ComparisonRow, compare_all};
 use super::consistency::Consistency;
 use super::error::SweepError;
+use super::figures::Figures;
 use super::item::{CellIdentity, Item, ItemOutcome};
 use super::measure::Measured;
 use super::merge::{PARQUET, baseline_of, read_sorted};
+use super::over_cells::{PolicySummary, summarise};
 use super::series::Series;
 use crate::scenario::{Runner, scenario_names};
 use crate::table::Table;
@@ -97,8 +99,9 @@ impl Overview {
     }
 
     fn of(items: Vec<Item>, baseline: String, command: String) -> Self {
-        let comparison = compare_all(&items, &baseline);
-        let summary = summarise(&comparison);
+        let figures = Figures::of(&items);
+        let comparison = compare_all(&items, &figures, &baseline);
+        let summary = summarise(&comparison, &figures, &baseline);
         Self { items, comparison, summary, baseline, command }
     }
 }

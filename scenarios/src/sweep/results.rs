@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
-use super::comparison::{ComparisonRow, PolicySummary, Ratio};
+use super::comparison::ComparisonRow;
+use super::interval::{Interval, Ratio};
 use super::item::{Item, ItemOutcome};
+use super::over_cells::PolicySummary;
 use crate::quantile::Distribution;
 use crate::summary::Summary;
 use crate::table::{Table, column};
@@ -151,13 +153,17 @@ struct ComparisonLine<'a> {
     ttft_p99_ratio: Option<f64>,
     ttft_p99_ratio_low: Option<f64>,
     ttft_p99_ratio_high: Option<f64>,
+    best_heuristic: Option<&'a str>,
+    ttft_mean_ratio_to_best: Option<f64>,
+    ttft_mean_ratio_to_best_low: Option<f64>,
+    ttft_mean_ratio_to_best_high: Option<f64>,
+    ttft_p99_ratio_to_best: Option<f64>,
+    ttft_p99_ratio_to_best_low: Option<f64>,
+    ttft_p99_ratio_to_best_high: Option<f64>,
 }
 
 /// `comparison.csv`.
 pub(super) fn comparison_csv(rows: &[ComparisonRow]) -> Vec<u8> {
-    let value = |ratio: Option<Ratio>| ratio.map(|r| r.value);
-    let low = |ratio: Option<Ratio>| ratio.and_then(|r| r.interval).map(|i| i.low);
-    let high = |ratio: Option<Ratio>| ratio.and_then(|r| r.interval).map(|i| i.high);
     to_csv(rows.iter().map(|row| ComparisonLine {
         cell: &row.cell.id,
         fleet: &row.cell.fleet,
@@ -182,7 +188,26 @@ pub(super) fn comparison_csv(rows: &[ComparisonRow]) -> Vec<u8> {
         ttft_p99_ratio: value(row.p99_ratio),
         ttft_p99_ratio_low: low(row.p99_ratio),
         ttft_p99_ratio_high: high(row.p99_ratio),
+        best_heuristic: row.best_heuristic.as_deref(),
+        ttft_mean_ratio_to_best: value(row.mean_ratio_to_best),
+        ttft_mean_ratio_to_best_low: low(row.mean_ratio_to_best),
+        ttft_mean_ratio_to_best_high: high(row.mean_ratio_to_best),
+        ttft_p99_ratio_to_best: value(row.p99_ratio_to_best),
+        ttft_p99_ratio_to_best_low: low(row.p99_ratio_to_best),
+        ttft_p99_ratio_to_best_high: high(row.p99_ratio_to_best),
     }))
+}
+
+fn value(ratio: Option<Ratio>) -> Option<f64> {
+    ratio.map(|ratio| ratio.value)
+}
+
+fn low(ratio: Option<Ratio>) -> Option<f64> {
+    ratio.and_then(|ratio| ratio.interval).map(|Interval { low, .. }| low)
+}
+
+fn high(ratio: Option<Ratio>) -> Option<f64> {
+    ratio.and_then(|ratio| ratio.interval).map(|Interval { high, .. }| high)
 }
 
 #[derive(Serialize)]
@@ -198,6 +223,18 @@ struct SummaryLine<'a> {
     wins: u64,
     ties: u64,
     losses: u64,
+    ttft_mean_ratio_low: Option<f64>,
+    ttft_mean_ratio_high: Option<f64>,
+    ttft_p99_ratio_low: Option<f64>,
+    ttft_p99_ratio_high: Option<f64>,
+    ttft_mean_ratio_to_best_low: Option<f64>,
+    ttft_mean_ratio_to_best_high: Option<f64>,
+    ttft_p99_ratio_to_best_low: Option<f64>,
+    ttft_p99_ratio_to_best_high: Option<f64>,
+    wins_to_best: u64,
+    ties_to_best: u64,
+    losses_to_best: u64,
+    lost_to_best: u64,
 }
 
 /// `summary.csv`.
@@ -206,14 +243,26 @@ pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
         policy: &row.policy,
         kind: row.kind.as_str(),
         cells: row.cells,
-        ttft_mean_ratio: row.mean_ratio,
-        ttft_p99_ratio: row.p99_ratio,
-        ttft_mean_ratio_to_best: row.mean_ratio_to_best,
-        ttft_p99_ratio_to_best: row.p99_ratio_to_best,
+        ttft_mean_ratio: value(row.mean_ratio),
+        ttft_p99_ratio: value(row.p99_ratio),
+        ttft_mean_ratio_to_best: value(row.mean_ratio_to_best),
+        ttft_p99_ratio_to_best: value(row.p99_ratio_to_best),
         gap_closed: row.gap_closed,
-        wins: row.wins,
-        ties: row.ties,
-        losses: row.losses,
+        wins: row.verdicts.wins,
+        ties: row.verdicts.ties,
+        losses: row.verdicts.losses,
+        ttft_mean_ratio_low: low(row.mean_ratio),
+        ttft_mean_ratio_high: high(row.mean_ratio),
+        ttft_p99_ratio_low: low(row.p99_ratio),
+        ttft_p99_ratio_high: high(row.p99_ratio),
+        ttft_mean_ratio_to_best_low: low(row.mean_ratio_to_best),
+        ttft_mean_ratio_to_best_high: high(row.mean_ratio_to_best),
+        ttft_p99_ratio_to_best_low: low(row.p99_ratio_to_best),
+        ttft_p99_ratio_to_best_high: high(row.p99_ratio_to_best),
+        wins_to_best: row.verdicts_to_best.wins,
+        ties_to_best: row.verdicts_to_best.ties,
+        losses_to_best: row.verdicts_to_best.losses,
+        lost_to_best: row.lost_to_best,
     }))
 }
 

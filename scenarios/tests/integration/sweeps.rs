@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use lodestar_scenarios::scenario::Scenario;
 use lodestar_scenarios::sweep::{
-    Merged, Overview, Shard, Sweep, SweepError, SweepOptions, merge, read_items, write_tables,
+    Merged, Overview, Shard, Sweep, SweepError, SweepOptions, Verdicts, merge, read_items,
+    write_tables,
 };
 
 use crate::fixtures::files_of;
@@ -100,17 +101,73 @@ fn ratios_are_to_the_baseline_and_to_the_best() {
     let (merged, _) = whole(folder.path());
     assert_eq!(merged.comparison.len(), 6 * 4);
     let baseline = merged.summary.iter().find(|row| row.policy == "prefix-cache").unwrap();
-    assert_eq!((baseline.wins, baseline.ties, baseline.losses), (0, 6, 0));
-    assert!((baseline.mean_ratio.unwrap() - 1.0).abs() < 1e-12);
-    assert!(merged.summary.iter().all(|row| row.mean_ratio_to_best.unwrap() >= 1.0));
+    assert_eq!(baseline.verdicts, Verdicts { wins: 0, ties: 6, losses: 0 });
+    assert!((baseline.mean_ratio.unwrap().value - 1.0).abs() < 1e-12);
+    assert!(merged.summary.iter().all(|row| row.mean_ratio_to_best.unwrap().value >= 1.0));
     let other = write_tables(folder.path(), Some("random")).unwrap();
     let random = other.summary.iter().find(|row| row.policy == "random").unwrap();
-    assert!((random.mean_ratio.unwrap() - 1.0).abs() < 1e-12);
+    assert!((random.mean_ratio.unwrap().value - 1.0).abs() < 1e-12);
     let error = write_tables(folder.path(), Some("least-kv")).unwrap_err().to_string();
     assert!(
         error.contains("the baseline least-kv is not among the policies (least-request"),
         "{error}"
     );
+}
+
+#[test]
+fn ratios_are_paired_by_seed_and_have_intervals() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SweepOptions { seeds: Some(3), ..options("1/1") };
+    sweep(&options, 2, folder.path()).unwrap();
+    let merged = write_tables(folder.path(), None).unwrap();
+    let means: BTreeMap<(u32, String, u64), f64> = read_items(folder.path())
+        .unwrap()
+        .iter()
+        .map(|item| {
+            let mean = item.measured().unwrap().summary.ttft_ms.unwrap().mean;
+            ((item.cell.index, item.policy.clone(), item.seed), mean)
+        })
+        .collect();
+    let mean = |cell, policy: &str, seed| means[&(cell, policy.to_owned(), seed)];
+    let log = |cell, seed| (mean(cell, "random", seed) / mean(cell, "prefix-cache", seed)).ln();
+    let row = merged.comparison.iter().find(|r| r.cell.index == 2 && r.policy == "random").unwrap();
+    let by_hand = (1..=3).map(|seed| log(2, seed)).sum::<f64>() / 3.0;
+    assert!((row.mean_ratio.unwrap().value - by_hand.exp()).abs() < 1e-12);
+    // Over cells: a geometric mean a seed, and their spread.
+    let seeds = [1, 2, 3].map(|seed| (0..6).map(|cell| log(cell, seed)).sum::<f64>() / 6.0);
+    let centre = seeds.iter().sum::<f64>() / 3.0;
+    let error = (seeds.iter().map(|s| (s - centre).powi(2)).sum::<f64>() / 2.0 / 3.0).sqrt();
+    let ratio = merged.summary.iter().find(|r| r.policy == "random").unwrap().mean_ratio.unwrap();
+    let high = ratio.interval.unwrap().high;
+    assert!((ratio.value - centre.exp()).abs() < 1e-12);
+    assert!((high - (centre + 4.302_653 * error).exp()).abs() < 1e-9, "{high}");
+    // The best heuristic of a cell is never above any, and loses to nobody.
+    for row in &merged.comparison {
+        let to_best = row.mean_ratio_to_best.unwrap().value;
+        assert!(to_best >= 1.0, "{row:?}");
+        if row.best_heuristic.as_ref() == Some(&row.policy) {
+            assert!((to_best - 1.0).abs() < 1e-12, "{row:?}");
+        }
+    }
+    for row in &merged.summary {
+        let of_policy = merged.comparison.iter().filter(|r| r.policy == row.policy);
+        let lost = of_policy.filter(|r| r.mean_ratio_to_best.unwrap().value > 1.02).count();
+        assert_eq!(row.lost_to_best, lost as u64);
+    }
+    assert!(merged.summary.iter().any(|row| row.lost_to_best > 0), "nobody loses");
+}
+
+#[test]
+fn a_single_seed_has_no_interval_and_no_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SweepOptions { seeds: Some(1), ..options("1/1") };
+    sweep(&options, 2, folder.path()).unwrap();
+    let merged = write_tables(folder.path(), None).unwrap();
+    for row in &merged.summary {
+        assert_eq!(row.mean_ratio.unwrap().interval, None);
+        assert_eq!(row.verdicts, Verdicts { wins: 0, ties: 6, losses: 0 });
+    }
+    assert!(merged.text().contains("there are no intervals"), "{}", merged.text());
 }
 
 #[test]

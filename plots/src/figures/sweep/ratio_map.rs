@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use lodestar_scenarios::sweep::best_heuristics;
-
 use super::{SweepView, WIDTH};
 use crate::canvas::{Align, Canvas, Rect, TextStyle};
 use crate::colour::{self, Colour};
@@ -58,14 +56,10 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Canvas {
 
 /// By policy and cell.
 fn ratios<'a>(view: &SweepView<'a>) -> BTreeMap<(&'a str, u32), f64> {
-    let rows = &view.overview.comparison;
-    let best = best_heuristics(rows);
     let ratio = |row: &'a lodestar_scenarios::sweep::ComparisonRow| {
-        let best = best.get(&row.cell.index)?.ttft_mean_ms;
-        let ratio = row.ttft_mean_ms? / best;
-        (ratio > 0.0).then_some(((row.policy.as_str(), row.cell.index), ratio))
+        Some(((row.policy.as_str(), row.cell.index), row.mean_ratio_to_best?.value))
     };
-    rows.iter().filter_map(ratio).collect()
+    view.overview.comparison.iter().filter_map(ratio).collect()
 }
 
 /// As short as the field is narrow.

@@ -1,0 +1,92 @@
+//! The TTFT of every run of a sweep, looked up by cell, policy and seed: what ratios are made of.
+
+use std::collections::BTreeMap;
+
+use super::item::Item;
+use crate::scenario::Kind;
+
+/// Mean and P99 of TTFT, ms, by seed.
+type BySeed = BTreeMap<u64, [f64; 2]>;
+
+/// Which of a run's figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Figure {
+    /// Mean TTFT.
+    Mean,
+    /// P99 of TTFT.
+    P99,
+}
+
+/// The figures of the runs that have them.
+pub(super) struct Figures<'a> {
+    runs: BTreeMap<u32, BTreeMap<&'a str, BySeed>>,
+    /// By cell: the best heuristic by [`Figure::Mean`] and by [`Figure::P99`].
+    best: BTreeMap<u32, [&'a str; 2]>,
+}
+
+impl<'a> Figures<'a> {
+    pub(super) fn of(items: &'a [Item]) -> Self {
+        let mut runs: BTreeMap<u32, BTreeMap<&str, BySeed>> = BTreeMap::new();
+        let mut heuristics: BTreeMap<u32, BTreeMap<&str, BySeed>> = BTreeMap::new();
+        for item in items {
+            let Some(ttft) = item.measured().and_then(|measured| measured.summary.ttft_ms) else {
+                continue;
+            };
+            let figures = [ttft.mean, ttft.p99];
+            let note = |by_cell: &mut BTreeMap<u32, BTreeMap<&'a str, BySeed>>| {
+                let policies = by_cell.entry(item.cell.index).or_default();
+                policies.entry(&item.policy).or_default().insert(item.seed, figures);
+            };
+            note(&mut runs);
+            if item.kind == Kind::Heuristic {
+                note(&mut heuristics);
+            }
+        }
+        let best_of = |(cell, policies): (u32, BTreeMap<&'a str, BySeed>)| {
+            (cell, [Figure::Mean, Figure::P99].map(|figure| best(&policies, figure)))
+        };
+        Self { runs, best: heuristics.into_iter().map(best_of).collect() }
+    }
+
+    /// The cells with figures.
+    pub(super) fn cells(&self) -> impl Iterator<Item = u32> {
+        self.runs.keys().copied()
+    }
+
+    /// What a policy has to beat in a cell.
+    pub(super) fn best_heuristic(&self, cell: u32, figure: Figure) -> Option<&'a str> {
+        self.best.get(&cell).map(|best| best[figure as usize])
+    }
+
+    /// A policy's figure, ms, by seed.
+    pub(super) fn by_seed(&self, cell: u32, figure: Figure, policy: &str) -> BTreeMap<u64, f64> {
+        let by_seed = self.runs.get(&cell).and_then(|policies| policies.get(policy));
+        let pick = |(seed, figures): (&u64, &[f64; 2])| (*seed, figures[figure as usize]);
+        by_seed.into_iter().flatten().map(pick).collect()
+    }
+
+    /// Logarithms of a policy's figure over another's, of the seeds that both have.
+    pub(super) fn log_ratios(
+        &self,
+        cell: u32,
+        figure: Figure,
+        policy: &str,
+        other: &str,
+    ) -> BTreeMap<u64, f64> {
+        let others = self.by_seed(cell, figure, other);
+        let log = |(seed, ms): (u64, f64)| Some((seed, (ms / others.get(&seed)?).ln()));
+        self.by_seed(cell, figure, policy).into_iter().filter_map(log).collect()
+    }
+}
+
+/// The lowest geometric mean over seeds, among those that have most seeds: who failed with a hard one is not
+/// the better for it.
+fn best<'a>(policies: &BTreeMap<&'a str, BySeed>, figure: Figure) -> &'a str {
+    let most = policies.values().map(BySeed::len).max().unwrap_or(0);
+    let log_mean = |by_seed: &BySeed| {
+        by_seed.values().map(|figures| figures[figure as usize].ln()).sum::<f64>() / most as f64
+    };
+    let complete = policies.iter().filter(|(_, by_seed)| by_seed.len() == most);
+    let least = complete.min_by(|a, b| log_mean(a.1).total_cmp(&log_mean(b.1)));
+    least.expect("a cell is there because a policy is").0
+}
