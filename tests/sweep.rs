@@ -64,6 +64,70 @@ fn what_cannot_start_is_exit_code_2_and_leaves_nothing() {
     }
 }
 
+/// A limit on the size of files stands for a disk that is full: what the kernel refuses is a write.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_leaves_what_is_finished_and_says_so() {
+    const SCENARIO: &str = r#"
+name = "full"
+description = "Runs of the second workload are long, and so are their files."
+fleets = ["a100:4"]
+policies = ["random", "prefix-cache"]
+
+[[workload]]
+name = "short"
+preset = "share9"
+requests = 20
+output_tokens = 1
+
+[[workload]]
+name = "long"
+preset = "share9"
+requests = 200
+output_tokens = 1
+rates_rps = [1]
+"#;
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("s.toml"), SCENARIO).expect("written");
+    let run = |shell: &str| {
+        let command = format!("{shell}exec \"$0\" sweep s.toml --threads 1 --out out \"$@\"");
+        let more: &[&str] = if shell.is_empty() { &["--resume"] } else { &[] };
+        let mut bash = Command::new("bash");
+        bash.current_dir(folder.path()).args(["-c", &command, env!("CARGO_BIN_EXE_lodestar")]);
+        bash.args(more).output().expect("bash starts")
+    };
+    // Ignored, the signal becomes the error that a full disk is too.
+    let output = run("trap '' XFSZ; ulimit -f 6; ");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot write out/runs/a100-4--long--1rps/"), "{said}");
+    assert!(said.contains("are kept, go on with --resume: File too large"), "{said}");
+    let file = |workload: &str, policy: &str| {
+        fs::read(folder.path().join(format!("out/runs/a100-4--{workload}/{policy}/1.json")))
+    };
+    let short = ["random", "prefix-cache"]
+        .map(|policy| file("short--own-rate", policy).expect("it is finished"));
+    assert!(file("long--1rps", "random").is_err() && file("long--1rps", "prefix-cache").is_err());
+    let output = run("");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(file("long--1rps", "random").is_ok());
+    let again = ["random", "prefix-cache"]
+        .map(|policy| file("short--own-rate", policy).expect("it is there"));
+    assert!(short == again, "a finished run was made again");
+}
+
+/// Says SKIPPED where there is no Python or no PyYAML.
+#[test]
+fn the_pods_of_the_kubernetes_job_run_every_shard_once() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check_k8s_job.py");
+    let Ok(output) = Command::new("python3").arg(script).output() else {
+        return println!("SKIPPED: no python3");
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("SKIPPED") || said.contains("ok 16 pods"), "{said}");
+}
+
 #[test]
 fn what_happens_to_instances_is_shown_and_checked_before_anything_runs() {
     let lodestar = |folder: &Path, arguments: &[&str], events: &str| {

@@ -17,8 +17,9 @@ use crate::figures::sweep::{
 };
 use crate::render::{self, PlotError};
 
-/// Bytes of figures after which the page only names those that are left: it should open on a phone.
-const MOST_INLINED_BYTES: usize = 4_000_000;
+/// Bytes of figures after which the page only names those that are left: it should open on
+/// a phone. Those of closed cells are not drawn before somebody opens them.
+const MOST_INLINED_BYTES: usize = 12_000_000;
 
 /// The page's name in the folder.
 const PAGE: &str = "report.html";

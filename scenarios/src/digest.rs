@@ -4,6 +4,8 @@
 //! converted to another format or cut by another route are the same input and give the same results.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::{env, fs, io};
 
 use lodestar_traces::{Arrival, Source, TraceRequest};
 use sha2::{Digest as _, Sha256};
@@ -52,6 +54,15 @@ fn hash_request(hasher: &mut Sha256, request: &TraceRequest) {
         hasher.update([u8::from(optional.is_some())]);
         hasher.update(optional.unwrap_or(0).to_le_bytes());
     }
+}
+
+/// Digest of the program that is running: a version's number does not change with every change of its code.
+///
+/// # Errors
+/// When the program's own file cannot be read, and the file.
+pub(crate) fn executable_sha256() -> Result<String, (PathBuf, io::Error)> {
+    let path = env::current_exe().map_err(|error| (PathBuf::from("this program"), error))?;
+    fs::read(&path).map(|bytes| sha256(&bytes)).map_err(|error| (path, error))
 }
 
 /// Digest of a file's bytes, in hexadecimal.

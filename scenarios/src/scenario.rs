@@ -20,7 +20,7 @@ pub use find::{catalog_text, read_axes, read_scenario, scenario_names};
 
 use std::collections::BTreeMap;
 
-use lodestar_router::Information;
+use lodestar_router::{Duration, Information};
 use lodestar_sim::catalog::ModelOnGpu;
 use lodestar_sim::step_time::HingeCoefficients;
 use lodestar_sim::{ClusterConfig, InstanceConfig, PlannedEvent};
@@ -42,6 +42,10 @@ pub struct Scenario {
     pub contenders: Vec<Contender>,
     /// What happens to the instances of every cell during a run, in the order of time.
     pub plan: Vec<PlannedEvent>,
+    /// From a crash until routers learn of it; the simulator's, if none.
+    pub detection_delay: Option<Duration>,
+    /// Until a router sends a request again that an instance did not take; the simulator's, if none.
+    pub retry_delay: Option<Duration>,
     /// What policies see.
     pub information: Information,
     /// Runs of each cell and policy, with the seeds 1 to this.
@@ -79,10 +83,13 @@ impl Scenario {
             }
             rest = others;
         }
+        let defaults = ClusterConfig::new(instances);
         Ok(ClusterConfig {
             plan: self.plan.clone(),
             router_replicas: cell.router_replicas,
-            ..ClusterConfig::new(instances)
+            detection_delay: self.detection_delay.unwrap_or(defaults.detection_delay),
+            retry_delay: self.retry_delay.unwrap_or(defaults.retry_delay),
+            ..defaults
         })
     }
 }

@@ -15,22 +15,21 @@ mod measure;
 mod merge;
 mod over_cells;
 mod overview;
+mod prepared;
 mod progress;
 mod published;
 mod results;
 mod saturate;
 mod series;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use lodestar_router::Information;
-use lodestar_sim::ClusterConfig;
-use lodestar_traces::TraceRequest;
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
@@ -48,11 +47,11 @@ pub use published::{Agreement, CellAgreement, Pair, Published, read_published};
 pub use saturate::{Knee, SaturateError, saturate};
 pub use series::{InstanceSeries, Predictions, Series};
 
-use crate::digest::trace_sha256;
+use crate::digest::executable_sha256;
 use crate::scenario::{Cell, Contender, Scenario, ScenarioError};
-use crate::tables::RunTables;
 use consistency::Consistency;
 use item::{Asked, item_path, item_paths, write_atomically};
+use prepared::Prepared;
 use progress::Tally;
 
 /// Part of a sweep: every `of`-th cell and seed, from the `number`-th on.
@@ -84,6 +83,8 @@ impl FromStr for Shard {
 /// A sweep, ready to run.
 #[derive(Debug)]
 pub struct Sweep {
+    /// Digest of this program.
+    executable_sha256: String,
     scenario: Scenario,
     contenders: Vec<Contender>,
     /// Whom progress is measured against.
@@ -137,7 +138,10 @@ impl Sweep {
             let policies = labels.join(", ");
             return Err(ScenarioError::NoBaseline { baseline, policies }.into());
         }
-        let done = done(folder, Consistency::of(&scenario, &contenders), options.resume)?;
+        let executable_sha256 =
+            executable_sha256().map_err(|(path, source)| SweepError::Read { path, source })?;
+        let expected = Consistency::of_sweep(&scenario, &contenders, &executable_sha256);
+        let done = done(folder, expected, options.resume)?;
         let seeds = 1..=options.seeds.unwrap_or(scenario.seeds);
         let all = (0..scenario.cells.len()).flat_map(|cell| seeds.clone().map(move |s| (cell, s)));
         let mut total = 0;
@@ -158,6 +162,7 @@ impl Sweep {
         std::fs::create_dir_all(folder)
             .map_err(|source| SweepError::Write { path: folder.to_owned(), source })?;
         Ok(Self {
+            executable_sha256,
             scenario,
             contenders,
             baseline,
@@ -214,6 +219,7 @@ impl Sweep {
                 Err(problem) => ItemOutcome::Failed(problem.clone()),
             };
             let asked = Asked {
+                executable_sha256: &self.executable_sha256,
                 scenario: &self.scenario,
                 cell: CellIdentity::of(group.cell_index, cell),
                 contender,
@@ -225,45 +231,6 @@ impl Sweep {
             Ok(())
         };
         group.missing.par_iter().try_for_each(run_one)
-    }
-}
-
-/// What all runs of a group have in common.
-struct Prepared {
-    information: Information,
-    cluster: ClusterConfig,
-    requests: Vec<TraceRequest>,
-    trace_sha256: String,
-    marks: Vec<Mark>,
-}
-
-impl Prepared {
-    fn of(scenario: &Scenario, cell: &Cell, seed: u64) -> Result<Self, String> {
-        let cluster = scenario.cluster(cell).map_err(|error| error.to_string())?;
-        let requests = cell.content.requests(cell.rate_rps, seed).map_err(|e| chain(&e))?;
-        let trace_sha256 = trace_sha256(&requests);
-        let marks = marks::marks(&cluster, cell, &requests);
-        let information = scenario.information;
-        Ok(Self { cluster, requests, information, trace_sha256, marks })
-    }
-
-    /// A run that cannot end and a run that breaks an assertion both cost themselves only.
-    fn run(&self, contender: &Contender, seed: u64) -> ItemOutcome {
-        let runner = &contender.runner;
-        let run = || runner.run(&self.cluster, &self.requests, self.information, seed);
-        match panic::catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(output)) => {
-                let tables = RunTables::new(&contender.label, &self.cluster, &output);
-                let measured = Measured::of(&tables, &self.trace_sha256, &self.marks);
-                ItemOutcome::Done(Box::new(measured))
-            }
-            Ok(Err(stuck)) => ItemOutcome::Failed(chain(&stuck)),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-                ItemOutcome::Failed(format!("panicked: {}", text.unwrap_or("without a message")))
-            }
-        }
     }
 }
 
@@ -299,15 +266,4 @@ fn done(
         }
     }
     Ok(done)
-}
-
-/// An error with its causes, in a line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }

@@ -98,7 +98,12 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
             dt { "Policies" } dd { (policies.join(", ")) }
             dt { "Baseline" } dd { (overview.baseline) }
             dt { "Seeds" } dd { (seeds.join(", ")) }
-            dt { "Version" } dd { "Lodestar " (first.lodestar_version) }
+            dt { "Version" } dd {
+                "Lodestar " (first.lodestar_version)
+                @if !first.executable_sha256.is_empty() {
+                    " " span.muted { "(executable " code { (short(&first.executable_sha256)) } ")" }
+                }
+            }
             dt { "Command" } dd { code.command { (overview.command) } }
         }
         details {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lodestar_router::Duration;
 use lodestar_sim::{InvalidPlan, PlannedEvent};
 use lodestar_traces::{Arrival, WorkloadConfig};
 
@@ -11,7 +12,7 @@ use super::Scenario;
 use super::contender::{Contender, all_differ};
 use super::content::{Content, Origin};
 use super::error::ScenarioError;
-use super::event::EventEntry;
+use super::event::{EventEntry, time};
 use super::file::{ScenarioFile, WorkloadEntry};
 use super::find::beside;
 use crate::digest::sha256;
@@ -70,6 +71,9 @@ impl Origins<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         let cells = self.cells(&file, &fleets, &contents)?;
         let plan = self.plan(&file.events)?;
+        let detection_delay =
+            self.fault_delay(&file, "detection_delay_s", file.detection_delay_s)?;
+        let retry_delay = self.fault_delay(&file, "retry_delay_s", file.retry_delay_s)?;
         let scenario = Scenario {
             name: file.name,
             description: file.description,
@@ -77,6 +81,8 @@ impl Origins<'_> {
             cells,
             contenders,
             plan,
+            detection_delay,
+            retry_delay,
             information: file.information,
             seeds: file.seeds,
             baseline: file.baseline,
@@ -143,6 +149,22 @@ impl Origins<'_> {
             })
         };
         events.iter().enumerate().map(planned).collect()
+    }
+
+    /// A delay that counts only when an instance crashes.
+    fn fault_delay(
+        &self,
+        file: &ScenarioFile,
+        key: &'static str,
+        seconds: Option<f64>,
+    ) -> Result<Option<Duration>, ScenarioError> {
+        let Some(seconds) = seconds else { return Ok(None) };
+        if !file.events.iter().any(EventEntry::is_crash) {
+            let complaint = "has no effect, since no [[event]] is a crash: leave it out";
+            return Err(self.invalid(key, complaint));
+        }
+        let delay = time(key, seconds).map_err(|(key, complaint)| self.invalid(key, complaint))?;
+        Ok(Some(delay))
     }
 
     /// What would happen when nobody looks any more is a mistake. Runs differ in length by cell and seed; the

@@ -74,6 +74,10 @@ impl EventEntry {
         self.until_s.map_or(("at_s", self.at_s), |until_s| ("until_s", until_s))
     }
 
+    pub(super) fn is_crash(&self) -> bool {
+        self.kind == EventKind::Crash
+    }
+
     /// Which keys are missing, or mean nothing for the kind.
     fn wrong_keys(&self) -> String {
         let (name, takes) = self.kind.keys();
@@ -107,7 +111,7 @@ impl EventKind {
     }
 }
 
-fn time(key: &'static str, seconds: f64) -> Result<Duration, Wrong> {
+pub(super) fn time(key: &'static str, seconds: f64) -> Result<Duration, Wrong> {
     if (0.0..=MAX_S).contains(&seconds) {
         return Ok(Duration::from_nanos((seconds * 1e9).round() as u64));
     }

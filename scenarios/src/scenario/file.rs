@@ -42,6 +42,10 @@ pub(super) struct ScenarioFile {
     /// Routers in front of the fleet, a cell each.
     #[serde(default = "default_router_replicas")]
     pub(super) router_replicas: Vec<u32>,
+    /// Seconds after a crash at which routers learn of it, instead of the simulator's.
+    pub(super) detection_delay_s: Option<f64>,
+    /// Seconds until a router sends a request again that an instance did not take, instead of the simulator's.
+    pub(super) retry_delay_s: Option<f64>,
     /// What happens to instances, in the order of time.
     #[serde(rename = "event", default)]
     pub(super) events: Vec<EventEntry>,

@@ -66,7 +66,7 @@ pub fn read_axes(path_or_name: &str) -> Result<Scenario, ScenarioError> {
     let toml_error =
         |source| ScenarioError::Toml { path: path_or_name.to_owned(), source: Box::new(source) };
     let mut table: toml::Table = text.parse().map_err(toml_error)?;
-    for key in ["event", "router_replicas"] {
+    for key in ["event", "router_replicas", "detection_delay_s", "retry_delay_s"] {
         table.remove(key);
     }
     let workloads = table.get_mut("workload").and_then(toml::Value::as_array_mut);

@@ -17,6 +17,7 @@ pub(super) struct Consistency {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Common {
     Version,
+    Executable,
     Name,
     Digest,
     Baseline,
@@ -27,20 +28,33 @@ enum Common {
 }
 
 impl Consistency {
-    /// Of what is about to be run: items found must be of the same.
-    pub(super) fn of(scenario: &Scenario, contenders: &[Contender]) -> Self {
+    /// Of runs of a scenario, whoever made them.
+    pub(super) fn of(scenario: &Scenario) -> Self {
         let mut expected = Self::default();
-        let mut expect = |common, value: &str| {
-            expected.seen.insert(common, (PathBuf::from("the scenario"), value.to_owned()));
-        };
-        expect(Common::Version, env!("CARGO_PKG_VERSION"));
-        expect(Common::Name, &scenario.name);
-        expect(Common::Digest, &scenario.sha256);
-        expect(Common::Baseline, &scenario.baseline);
+        expected.expect("the scenario", Common::Name, &scenario.name);
+        expected.expect("the scenario", Common::Digest, &scenario.sha256);
+        expected.expect("the scenario", Common::Baseline, &scenario.baseline);
+        expected
+    }
+
+    /// Of what is about to be run: items found must be of the same.
+    pub(super) fn of_sweep(
+        scenario: &Scenario,
+        contenders: &[Contender],
+        executable_sha256: &str,
+    ) -> Self {
+        let mut expected = Self::of(scenario);
+        expected.expect("this program", Common::Version, env!("CARGO_PKG_VERSION"));
+        expected.expect("this program", Common::Executable, executable_sha256);
         for Contender { label, runner } in contenders {
-            expect(Common::Parameters(label.clone()), &runner.to_json());
+            let parameters = Common::Parameters(label.clone());
+            expected.expect("the scenario", parameters, &runner.to_json());
         }
         expected
+    }
+
+    fn expect(&mut self, origin: &str, common: Common, value: &str) {
+        self.seen.insert(common, (PathBuf::from(origin), value.to_owned()));
     }
 
     /// Takes note of an item.
@@ -49,6 +63,7 @@ impl Consistency {
     /// When it is not of the sweep that the items before it are of.
     pub(super) fn check(&mut self, path: &Path, item: &Item) -> Result<(), SweepError> {
         self.same(Common::Version, path, &item.lodestar_version)?;
+        self.same(Common::Executable, path, &item.executable_sha256)?;
         self.same(Common::Name, path, &item.scenario)?;
         self.same(Common::Digest, path, &item.scenario_sha256)?;
         self.same(Common::Baseline, path, &item.baseline)?;
@@ -62,7 +77,7 @@ impl Consistency {
     }
 
     fn same(&mut self, common: Common, path: &Path, value: &str) -> Result<(), SweepError> {
-        let what = common.what();
+        let (what, advice) = (common.what(), common.advice());
         let (first, first_has) =
             self.seen.entry(common).or_insert_with(|| (path.to_owned(), value.to_owned()));
         if first_has == value {
@@ -74,6 +89,7 @@ impl Consistency {
             what,
             first_has: first_has.clone(),
             second_has: value.to_owned(),
+            advice,
         })
     }
 }
@@ -81,12 +97,26 @@ impl Consistency {
 impl Common {
     const fn what(&self) -> &'static str {
         match self {
-            Self::Version => "version",
+            Self::Version => "version of Lodestar",
+            Self::Executable => "executable's digest",
             Self::Name => "scenario's name",
             Self::Digest => "scenario's digest",
             Self::Baseline => "scenario's baseline",
             Self::Parameters(_) => "policy's parameters",
             Self::Trace(..) => "requests",
+        }
+    }
+
+    /// What to do about it.
+    const fn advice(&self) -> &'static str {
+        match self {
+            Self::Version | Self::Executable => {
+                "they may decide differently; use the build that made the first runs, or make all of them again \
+                 in another folder"
+            }
+            Self::Name | Self::Digest | Self::Baseline | Self::Parameters(_) | Self::Trace(..) => {
+                "they are not of one sweep"
+            }
         }
     }
 }

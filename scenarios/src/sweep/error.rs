@@ -46,9 +46,7 @@ pub enum SweepError {
         problem: String,
     },
     /// Items that cannot be compared.
-    #[error(
-        "{first} and {second} differ in their {what} ({first_has} and {second_has}): they are not of one sweep"
-    )]
+    #[error("{first} and {second} differ in their {what} ({first_has} and {second_has}): {advice}")]
     Mixed {
         /// One item.
         first: PathBuf,
@@ -60,6 +58,8 @@ pub enum SweepError {
         first_has: String,
         /// What the other has.
         second_has: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// Two items of one place.
     #[error(

@@ -1,7 +1,8 @@
 //! One finished run of a sweep: a small JSON file, written whole or not at all.
 //!
 //! It holds all that tables and figures need, so that a sweep of thousands of runs is a folder that can be
-//! copied, cut up and put together again. Nothing in it depends on the machine, the clock or the shard.
+//! copied, cut up and put together again. Nothing in it depends on the clock or the shard, and on the machine only
+//! if that has another build of Lodestar.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -17,7 +18,7 @@ use crate::scenario::{Kind, Runner};
 const FORMAT: &str = "lodestar-sweep-item";
 
 /// Raised when an older reader would misread an item.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 
 /// The folder of a sweep in which its items lie.
 const RUNS: &str = "runs";
@@ -30,6 +31,8 @@ pub struct Item {
     format_version: u32,
     /// The version of Lodestar that ran it.
     pub lodestar_version: String,
+    /// Digest of the program that ran it; empty for a replay's.
+    pub executable_sha256: String,
     /// The scenario's name.
     pub scenario: String,
     /// [`Scenario::sha256`](crate::scenario::Scenario::sha256).
@@ -87,11 +90,12 @@ pub enum ItemOutcome {
 impl Item {
     /// Of this version.
     pub(super) fn new(asked: Asked<'_>, outcome: ItemOutcome) -> Self {
-        let Asked { scenario, cell, contender, seed } = asked;
+        let Asked { executable_sha256, scenario, cell, contender, seed } = asked;
         Self {
             format: FORMAT.to_owned(),
             format_version: FORMAT_VERSION,
             lodestar_version: env!("CARGO_PKG_VERSION").to_owned(),
+            executable_sha256: executable_sha256.to_owned(),
             scenario: scenario.name.clone(),
             scenario_sha256: scenario.sha256.clone(),
             baseline: scenario.baseline.clone(),
@@ -117,6 +121,7 @@ impl Item {
             format: FORMAT.to_owned(),
             format_version: FORMAT_VERSION,
             lodestar_version: env!("CARGO_PKG_VERSION").to_owned(),
+            executable_sha256: String::new(),
             scenario: asked.trace.name.clone(),
             scenario_sha256: asked.trace.sha256.clone(),
             baseline: baseline.to_owned(),
@@ -171,6 +176,7 @@ impl Item {
 
 /// What one run was asked.
 pub(super) struct Asked<'a> {
+    pub(super) executable_sha256: &'a str,
     pub(super) scenario: &'a crate::scenario::Scenario,
     pub(super) cell: CellIdentity,
     pub(super) contender: &'a crate::scenario::Contender,

@@ -165,6 +165,6 @@ pub(super) fn read_sorted(
 /// # Errors
 /// As [`write_tables`], and when they are of another scenario.
 pub fn comparison_of(folder: &Path, scenario: &Scenario) -> Result<Vec<ComparisonRow>, SweepError> {
-    let (items, _) = read_sorted(folder, Consistency::of(scenario, &[]), &mut without_curves)?;
+    let (items, _) = read_sorted(folder, Consistency::of(scenario), &mut without_curves)?;
     Ok(compare_all(&items, &Figures::of(&items), &scenario.baseline))
 }

@@ -113,6 +113,30 @@ fn events_become_the_plan_of_every_cell() {
 }
 
 #[test]
+fn delays_of_a_crash_are_the_simulators_unless_the_file_says_otherwise() {
+    let delays = |text: &str| {
+        let scenario = parse(text).unwrap();
+        let cluster = scenario.cluster(&scenario.cells[0]).unwrap();
+        (cluster.detection_delay, cluster.retry_delay, scenario.sha256)
+    };
+    let with = |keys: &str| FAULTS.replace("router_replicas", &format!("{keys}router_replicas"));
+    let simulators = lodestar_sim::ClusterConfig::new(Vec::new());
+    let (detection, retry, digest) = delays(FAULTS);
+    assert_eq!((detection, retry), (simulators.detection_delay, simulators.retry_delay));
+    let (detection, retry, other) = delays(&with("detection_delay_s = 0.5\nretry_delay_s = 2\n"));
+    assert_eq!((detection, retry), (Duration::from_millis(500), Duration::from_secs(2)));
+    assert_ne!(digest, other);
+    let error = parse(&with("detection_delay_s = -1\n")).unwrap_err();
+    assert!(error.contains("`detection_delay_s` is -1: give seconds"), "{error}");
+    for key in ["detection_delay_s", "retry_delay_s"] {
+        let start = FAULTS.find("[[event]]").unwrap();
+        let without_events = with(&format!("{key} = 1\n")).replace(&FAULTS[start..], "");
+        let error = parse(&without_events).unwrap_err();
+        assert!(error.contains(&format!("`{key}` has no effect")), "{error}");
+    }
+}
+
+#[test]
 fn an_event_that_cannot_happen_says_which_and_why() {
     let line = error_with("kind = \"slow\"", "kind = \"slo\"");
     assert!(line.contains("line 23") && line.contains("expected one of `crash`"), "{line}");

@@ -209,6 +209,20 @@ fn what_does_not_belong_together_is_not_merged() {
     Sweep::new(other, &options("2/6"), &b).unwrap().run(None, &|_| ()).unwrap();
     let error = merge(&[a.clone(), b], &folder.path().join("out"), None).unwrap_err().to_string();
     assert!(error.contains("differ in their scenario's digest"), "{error}");
+    // Another build of the same version: neither merged nor gone on with.
+    let own = a.join("runs/a100-2--share47--8rps/random/1.json");
+    let text = fs::read_to_string(&own).unwrap();
+    let digest = read_items(&a).unwrap()[0].executable_sha256.clone();
+    fs::write(&own, text.replace(&digest, &"0".repeat(64))).unwrap();
+    for error in [
+        merge(std::slice::from_ref(&a), &folder.path().join("out"), None).unwrap_err(),
+        sweep(&SweepOptions { resume: true, ..options("1/6") }, 1, &a).unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(error.contains("differ in their executable's digest"), "{error}");
+        assert!(error.contains("use the build that made the first runs"), "{error}");
+    }
+    fs::write(&own, text).unwrap();
     // A label that stood for something else when the runs were made.
     let other = parse(&SMALL.replace("stddev_factor = 2.0", "stddev_factor = 2.5")).unwrap();
     let resume = SweepOptions { resume: true, ..options("1/1") };
