@@ -46,7 +46,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         "{} requests with the lengths of a real conversation service, on {FLEET}",
         requests.len()
     )?;
-    execute(&replay, &args.out, args.threads)?;
+    execute(&replay, &[], &args.out, args.threads)?;
 
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "\nWhat to look at in {}/figures/overview.png", args.out.display())

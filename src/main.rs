@@ -1,5 +1,6 @@
 //! The `lodestar` command: reads arguments, calls the crates, prints what they return.
 
+mod bench;
 mod calibrate;
 mod calibrate_requests;
 mod demo;
@@ -31,6 +32,7 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Bench(bench::BenchArgs),
     Calibrate(calibrate::CalibrateArgs),
     Demo(demo::DemoArgs),
     Merge(sweep::MergeArgs),
@@ -49,6 +51,7 @@ enum Command {
 fn main() -> ExitCode {
     // Whether everything that was asked for succeeded.
     let outcome = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Calibrate(args) => calibrate::run(&args).map(|()| true),
         Command::Demo(args) => demo::run(&args).map(|()| true),
         Command::Merge(args) => sweep::run_merge(&args),

@@ -77,7 +77,8 @@ impl MockCore for SimulatedCore {
     fn submit(&mut self, now: Time, request: MockRequest) {
         let block_size = self.engine.config().block_size;
         let prompt = PromptKeys::new(&request.prompt, request.cache_salt, block_size);
-        let at = now + self.api_server.delay(prompt.tokens);
+        // What reading it has taken so far is a part of the API server's time.
+        let at = now.max(request.arrived + self.api_server.delay(prompt.tokens));
         let request = NewRequest {
             handle: request.handle,
             prompt,

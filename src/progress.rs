@@ -1,6 +1,7 @@
-//! How far a replay or a sweep is, on a terminal. A log file has no use for a bar, so elsewhere nothing is shown.
+//! How far a replay, a sweep or a measurement is, on a terminal. A log file has no use for a bar, so elsewhere nothing is shown.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use lodestar_live::BenchProgress;
 use lodestar_scenarios::sweep::Standing;
 
 /// A bar on stderr that counts requests; it may be moved from any thread, and is gone when dropped.
@@ -56,6 +57,34 @@ impl SweepProgress {
 }
 
 impl Drop for SweepProgress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar on stderr that counts answers, and says how many requests are under way.
+pub(crate) struct BenchBar {
+    bar: ProgressBar,
+}
+
+impl BenchBar {
+    pub(crate) fn new(requests: u64) -> Self {
+        let style = ProgressStyle::with_template(
+            "{wide_bar} {human_pos} of {human_len} requests ended, {elapsed} so far{msg}",
+        )
+        .expect("the template is well-formed");
+        Self { bar: ProgressBar::new(requests).with_style(style) }
+    }
+
+    pub(crate) fn show(&self, progress: BenchProgress) {
+        let BenchProgress { sent, ended, failed } = progress;
+        self.bar
+            .set_message(format!(", {} under way, {failed} failed", sent.saturating_sub(ended)));
+        self.bar.set_position(ended);
+    }
+}
+
+impl Drop for BenchBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use lodestar_router::{Information, PolicyConfig};
 use lodestar_scenarios::{
-    Fleet, Marks, OutputDir, Replay, Replayed, Results, Summary, Workload, compare,
+    Fleet, Marks, OutputDir, Replay, Replayed, Results, Summary, Workload, compare, load,
 };
 use lodestar_sim::catalog::Basis;
 use lodestar_traces::{ReadOptions, read_all};
@@ -38,6 +38,9 @@ pub(crate) struct ReplayArgs {
     /// Of everything that is drawn at random
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Show the runs of these results beside: what `lodestar bench` measured with the same trace and flags
+    #[arg(long, value_name = "DIR")]
+    beside: Vec<PathBuf>,
     /// Folder for tables, summary and figures; earlier results in it are replaced
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -84,7 +87,7 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
         InformationArg::Deployed => Information::Deployed,
         InformationArg::Ideal => Information::Ideal,
     };
-    execute(&replay.with_information(information), &args.out, args.threads)
+    execute(&replay.with_information(information), &args.beside, &args.out, args.threads)
 }
 
 fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
@@ -102,20 +105,36 @@ fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
 }
 
 /// Runs a replay, writes its results and prints the comparison.
-pub(crate) fn execute(replay: &Replay<'_>, out: &Path, threads: Threads) -> anyhow::Result<()> {
+pub(crate) fn execute(
+    replay: &Replay<'_>,
+    beside: &[PathBuf],
+    out: &Path,
+    threads: Threads,
+) -> anyhow::Result<()> {
+    let others = beside.iter().map(|folder| load(folder)).collect::<Result<Vec<_>, _>>()?;
     let output = OutputDir::create(out)?;
     let progress = Progress::new(replay.total_requests());
-    let Replayed { results, wall } =
+    let Replayed { mut results, mut wall } =
         replay.run(threads.threads, &|ended| progress.advance(ended))?;
     drop(progress);
-    output.write_tables(&results)?;
-    lodestar_plots::replay_figures(&results, &output.path().join("figures"))?;
-    output.finish(&results)?;
+    for (other, folder) in others.into_iter().zip(beside) {
+        results.add(other).with_context(|| format!("--beside {}", folder.display()))?;
+    }
+    wall.resize(results.runs.len(), Duration::ZERO);
+    keep(output, &results)?;
 
     print(out, &results, &wall).context("cannot write to stdout")
 }
 
-fn print(out: &Path, results: &Results, wall: &[Duration]) -> io::Result<()> {
+/// Writes a results folder, figures included.
+pub(crate) fn keep(output: OutputDir, results: &Results) -> anyhow::Result<()> {
+    output.write_tables(results)?;
+    lodestar_plots::replay_figures(results, &output.path().join("figures"))?;
+    Ok(output.finish(results)?)
+}
+
+/// Prints the comparison, and where everything is.
+pub(crate) fn print(out: &Path, results: &Results, wall: &[Duration]) -> io::Result<()> {
     let summaries: Vec<_> = results.runs.iter().map(Summary::of).collect();
     let mut stdout = io::stdout().lock();
     let marks = if stdout.is_terminal() { Marks::Colour } else { Marks::Star };

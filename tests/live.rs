@@ -121,3 +121,62 @@ fn what_cannot_be_served_is_named() {
         assert!(stderr.contains(part) && stderr.lines().count() == 1, "{stderr}");
     }
 }
+
+/// Requests that share a prefix, a turn that quotes an answer, and one that waits for another one's end.
+const TRACE: &str = r#"{"lodestar_trace":1}
+{"id":0,"at_ns":0,"prompt":"h1:64","output_tokens":40,"session":1}
+{"id":1,"at_ns":1000000000,"prompt":"h1:48 p1:20","output_tokens":1}
+{"id":2,"after":0,"delay_ns":500000000,"prompt":"h1:64 o0:40 p2:8","output_tokens":5,"session":1}
+"#;
+
+#[test]
+fn a_measured_run_stands_beside_a_simulated_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("t.jsonl"), TRACE).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_lodestar")).args(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let mock = Server::mock();
+    let url = format!("http://{}", mock.address);
+    let (trace, live, both) = (path("t.jsonl"), path("live"), path("both"));
+    let (code, stdout, stderr) =
+        run(&["bench", &trace, "--url", &url, "--time-scale", "1000", "--out", &live]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("\nlive ") && stdout.contains("sent     late by"), "{stdout}");
+    let fleet = ["--fleet", "a100:1", "--policy", "round-robin", "--out", &both];
+    let (code, _, stderr) = run(&[&["replay", &trace, "--beside", &live], &fleet[..]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    // Both found the same in the cache: of the second prompt 48 tokens, of the third all whole blocks of what
+    // came before, the answer included.
+    let summary = std::fs::read_to_string(path("both/summary.csv")).unwrap();
+    let mut lines = summary.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = lines.next().unwrap();
+    let hits = header.iter().position(|name| *name == "hit_ratio").unwrap();
+    let rows: Vec<_> =
+        lines.map(|row| (row[0], row[2], row[hits].parse::<f64>().unwrap())).collect();
+    let expected = f64::from(48 + 96) / f64::from(64 + 68 + 112);
+    for (row, name) in rows.iter().zip(["round-robin", "live"]) {
+        assert_eq!((row.0, row.1), (name, "3"), "{summary}");
+        assert!((row.2 - expected).abs() < 1e-9, "{summary}");
+    }
+    for folder in [&live, &both] {
+        let (code, _, stderr) = run(&["plot", folder]);
+        assert_eq!(code, 0, "{stderr}");
+    }
+    let (code, _, stderr) =
+        run(&[&["replay", &trace, "--beside", &live, "--limit", "2"], &fleet[..]].concat());
+    assert_eq!(code, 2);
+    assert!(stderr.contains("replay the same trace with the same flags"), "{stderr}");
+
+    drop(mock);
+    let dead = ["bench", &trace, "--url", &url, "--out", &live];
+    let (code, _, stderr) = run(&dead);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("/v1/models: ") && stderr.contains("--model"), "{stderr}");
+    let (code, stdout, _) = run(&[&dead[..], &["--model", "m", "--time-scale", "1000"]].concat());
+    assert_eq!(code, 1, "nothing succeeded");
+    assert!(stdout.contains("failed   3 connection refused"), "{stdout}");
+}

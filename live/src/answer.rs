@@ -181,7 +181,7 @@ struct WireDetails {
 
 /// The last `usage` object in a piece of JSON. A quote inside a JSON string is escaped, so what is found is
 /// never text of the answer.
-fn usage_in(json: &[u8]) -> Option<Usage> {
+pub(crate) fn usage_in(json: &[u8]) -> Option<Usage> {
     let key = memmem::rfind(json, b"\"usage\":")?;
     let value = json[key + b"\"usage\":".len()..].trim_ascii_start();
     let wire: WireUsage = serde_json::Deserializer::from_slice(value).into_iter().next()?.ok()?;

@@ -3,11 +3,14 @@
 //! [`Proxy`] takes requests, asks the router, passes requests and answers on as they are, and tells the
 //! router what becomes of them. The shell holds no policy and no arithmetic on load; those are the router's,
 //! so that the simulator exercises them.
+//!
+//! Beside it, what a measurement needs: [`bench()`] sends a trace and measures, [`mock`] is a server without a GPU.
 
 mod answer;
 mod api_error;
 mod attempt;
 mod backend;
+mod bench;
 mod config;
 mod counters;
 mod dispatcher;
@@ -25,6 +28,9 @@ mod run;
 mod tls;
 
 pub use self::backend::InvalidUrl;
+pub use self::bench::{
+    BenchConfig, BenchError, BenchOutcome, BenchProgress, BenchRecord, BenchReport, bench,
+};
 pub use self::config::{ConfigError, InstanceEntry, Limits, RouterSection, ServeConfig, TlsFiles};
 pub use self::metrics::{MetricsError, parse_metrics};
 pub use self::proxy::{Proxy, ProxyView, ServeError};

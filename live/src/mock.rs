@@ -49,6 +49,8 @@ pub struct MockLimits {
 pub struct MockRequest {
     /// Its name until it ends.
     pub handle: u32,
+    /// When it reached the server. It comes here later, since reading it takes time.
+    pub arrived: Time,
     /// The prompt.
     pub prompt: Vec<Span>,
     /// Hash of vLLM's `cache_salt`.

@@ -26,11 +26,9 @@ fn subtitle(results: &Results) -> String {
     let groups = scenario.fleet.groups().iter();
     let fleet: Vec<_> = groups.map(|group| format!("{} × {}", group.count, group.gpu)).collect();
     let requests = number(scenario.trace.requests as f64);
+    let on = if fleet.is_empty() { "servers".to_owned() } else { fleet.join(" + ") };
     format!(
-        "{} ({requests} requests), {} on {}, seed {}",
-        scenario.trace.name,
-        scenario.model,
-        fleet.join(" + "),
-        scenario.seed
+        "{} ({requests} requests), {} on {on}, seed {}",
+        scenario.trace.name, scenario.model, scenario.seed
     )
 }

@@ -19,7 +19,9 @@ use crate::manifest::StepTimeTrust;
 const MAX_INSTANCES: u32 = 4096;
 
 /// Some instances of some GPUs, in the order they were written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// The default one has no instances: nobody has said which ones served a measured run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fleet {
     groups: Vec<Group>,
@@ -205,7 +207,7 @@ impl TryFrom<String> for Fleet {
     type Error = FleetError;
 
     fn try_from(text: String) -> Result<Self, FleetError> {
-        text.parse()
+        if text.is_empty() { Ok(Self::default()) } else { text.parse() }
     }
 }
 

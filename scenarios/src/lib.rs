@@ -31,4 +31,4 @@ pub use quantile::{Distribution, quantile};
 pub use replay::{Replay, ReplayError, Replayed, Workload};
 pub use summary::Summary;
 pub use table::Table;
-pub use tables::{Results, RunTables};
+pub use tables::{Incomparable, Results, RunTables};

@@ -64,9 +64,11 @@ pub fn load(folder: &Path) -> Result<Results, LoadError> {
     for entry in &manifest.files {
         read_verified(folder, entry)?;
     }
-    let policies = manifest.scenario.policies.iter();
+    let policies = manifest.scenario.policies.iter().map(|policy| policy.name().into_owned());
+    let measured = manifest.scenario.measured.iter().cloned();
     let runs = policies
-        .map(|policy| load_run(folder, &manifest, &policy.name()))
+        .chain(measured)
+        .map(|run| load_run(folder, &manifest, &run))
         .collect::<Result<_, _>>()?;
     Ok(Results { scenario: manifest.scenario, runs })
 }

@@ -49,6 +49,9 @@ pub struct Scenario {
     pub step_times: Vec<StepTimeTrust>,
     /// The policies, one run each.
     pub policies: Vec<PolicyConfig>,
+    /// Runs after those that were measured on servers and not simulated, by their labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured: Vec<String>,
     /// What they see.
     pub information: Information,
     /// Of every random stream.

@@ -110,7 +110,9 @@ impl<'a> Replay<'a> {
         let step_times = fleet.step_times(model)?;
         let model = model.to_owned();
         let information = Information::default();
-        let scenario = Scenario { trace, fleet, model, step_times, policies, information, seed };
+        let measured = Vec::new();
+        let scenario =
+            Scenario { trace, fleet, model, step_times, policies, measured, information, seed };
         Ok(Self { scenario, cluster, requests })
     }
 

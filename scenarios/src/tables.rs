@@ -34,6 +34,37 @@ pub struct RunTables {
 #[error("the columns are not those of this version of Lodestar")]
 pub(crate) struct SchemaMismatch;
 
+impl Results {
+    /// Adds the runs of other results, to be compared with these.
+    ///
+    /// # Errors
+    /// When they are of other requests, or a run has the name of another one.
+    pub fn add(&mut self, other: Self) -> Result<(), Incomparable> {
+        if other.scenario.trace.sha256 != self.scenario.trace.sha256 {
+            return Err(Incomparable::Trace(other.scenario.trace.name));
+        }
+        for run in other.runs {
+            if self.runs.iter().any(|known| known.policy == run.policy) {
+                return Err(Incomparable::Name(run.policy));
+            }
+            self.scenario.measured.push(run.policy.clone());
+            self.runs.push(run);
+        }
+        Ok(())
+    }
+}
+
+/// Why results cannot stand beside others.
+#[derive(Debug, thiserror::Error)]
+pub enum Incomparable {
+    /// Other requests.
+    #[error("its requests ({0}) are not these: replay the same trace with the same flags and seed")]
+    Trace(String),
+    /// A name twice.
+    #[error("it has a run called {0}, as this one: measure it with another --label")]
+    Name(String),
+}
+
 impl RunTables {
     /// The tables of what the simulator returned.
     pub fn new(policy: &str, cluster: &ClusterConfig, output: &RunOutput) -> Self {

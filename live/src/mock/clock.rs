@@ -1,9 +1,8 @@
 //! Virtual time, which passes as real time does or so many times as fast.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lodestar_router::Time;
-use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {

@@ -1,7 +1,9 @@
 //! The answers to one request while they are made. Dropped before they are complete, they are aborted.
 
+use std::sync::mpsc::Sender;
 use std::task::{Context, Poll};
 
+use lodestar_router::Time;
 use tokio::sync::mpsc;
 
 use super::driver::Command;
@@ -11,7 +13,7 @@ use super::{MockRequest, MockToken, text};
 
 #[derive(Debug)]
 pub(super) struct Answers {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: Sender<Command>,
     tokens: mpsc::UnboundedReceiver<MockToken>,
     /// Handle of the first; the others follow.
     first: u32,
@@ -33,6 +35,8 @@ struct Choice {
 pub(super) struct Made {
     pub(super) choice: usize,
     pub(super) text: String,
+    /// The token's id, as [`text::answer_id`].
+    pub(super) id: u32,
     pub(super) first: bool,
     pub(super) last: bool,
 }
@@ -40,8 +44,9 @@ pub(super) struct Made {
 impl Answers {
     /// Hands the request to the engine. `first` and the numbers after it name requests and answers.
     pub(super) fn begin(
-        commands: mpsc::UnboundedSender<Command>,
+        commands: Sender<Command>,
         asked: &Asked,
+        arrived: Time,
         first: u32,
         salt: u32,
     ) -> Self {
@@ -56,6 +61,7 @@ impl Answers {
                 choices.push(Choice { answer, made: 0, counts: copy == 0 });
                 let request = MockRequest {
                     handle,
+                    arrived,
                     prompt: prompt.clone(),
                     cache_salt: asked.cache_salt,
                     output_tokens: asked.output_tokens,
@@ -91,11 +97,12 @@ impl Answers {
         let index = token.handle.wrapping_sub(self.first) as usize;
         let choice = &mut self.choices[index];
         let text = text::token_text(choice.answer, choice.made);
+        let id = text::answer_id(choice.answer, choice.made);
         choice.made += 1;
         self.used.output += 1;
         self.used.cached += token.cached_tokens.filter(|_| choice.counts).unwrap_or(0);
         let (first, last) = (choice.made == 1, choice.made == self.output_tokens);
-        Made { choice: index, text, first, last }
+        Made { choice: index, text, id, first, last }
     }
 }
 

@@ -1,10 +1,14 @@
-//! The task that owns the engine: brings it messages, wakes it when it asks, and deals its tokens out.
+//! The thread that owns the engine: brings it messages, wakes it when it asks, and deals its tokens out.
+//!
+//! A thread, because a runtime's timers go off up to two milliseconds late, and later the more answers it
+//! is writing.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 use lodestar_router::{InstanceMetrics, Time};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep_until;
 
 use super::clock::Clock;
 use super::{MockCore, MockRequest, MockToken};
@@ -41,30 +45,20 @@ struct Driver<C> {
 }
 
 /// Drives the engine until nobody can send it a command any more.
-pub(super) async fn drive<C: MockCore>(
-    core: C,
-    time_scale: f64,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-) {
-    let mut driver = Driver {
-        core,
-        clock: Clock::new(time_scale),
-        open: BTreeMap::new(),
-        totals: Totals::default(),
-        made: Vec::new(),
-    };
+pub(super) fn drive<C: MockCore>(core: C, clock: Clock, commands: &Receiver<Command>) {
+    let (open, totals) = (BTreeMap::new(), Totals::default());
+    let mut driver = Driver { core, clock, open, totals, made: Vec::new() };
     loop {
-        let wakeup = driver.core.next_wakeup().map(|at| driver.clock.when(at));
-        let command = tokio::select! {
-            command = commands.recv() => command,
-            () = async { sleep_until(wakeup.expect("checked")).await }, if wakeup.is_some() => {
-                driver.catch_up();
-                continue;
-            }
+        let command = match driver.core.next_wakeup().map(|at| driver.clock.when(at)) {
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => commands.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
-        let Some(command) = command else { return };
         let now = driver.catch_up();
-        driver.obey(now, command);
+        match command {
+            Ok(command) => driver.obey(now, command),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Asked {
     /// Whether the answers end because they are that long and not by themselves.
     pub(super) is_cut: bool,
     pub(super) stream: bool,
+    /// Whether events of a stream say which tokens they have.
+    pub(super) token_ids: bool,
     pub(super) usage_events: UsageEvents,
     pub(super) cache_salt: Option<u64>,
     pub(super) priority: i32,
@@ -114,6 +116,7 @@ impl Asked {
             output_tokens: wanted.min(max_model_len - longest),
             is_cut: limit.is_some() || api == Api::Completions,
             stream: fields.get("stream") == Some(&Value::Bool(true)),
+            token_ids: fields.get("return_token_ids") == Some(&Value::Bool(true)),
             usage_events,
             cache_salt: fields
                 .get("cache_salt")
@@ -191,9 +194,8 @@ fn completion_prompts(fields: &Map<String, Value>) -> Result<Vec<Vec<Span>>, Ref
         match prompt {
             Value::String(words) => text::tokenise(words, &mut spans),
             Value::Array(ids) => {
-                for id in ids {
-                    spans.push(text::token(u32::try_from(id.as_u64()?).ok()?));
-                }
+                let id = |id: &Value| u32::try_from(id.as_u64()?).ok();
+                text::from_ids(&ids.iter().map(id).collect::<Option<Vec<_>>>()?, &mut spans);
             }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => return None,
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -10,11 +11,13 @@ use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::{Method, Request, Response, StatusCode};
+use lodestar_router::Time;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::info;
 
+use super::clock::Clock;
 use super::completion::Answers;
 use super::driver::{Command, drive};
 use super::request::{Api, Asked};
@@ -40,7 +43,8 @@ pub struct MockServer {
 struct Shared {
     model: String,
     limits: MockLimits,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: Sender<Command>,
+    clock: Clock,
     next: AtomicU32,
     /// Makes answers of different servers different.
     salt: u32,
@@ -61,14 +65,18 @@ impl MockServer {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| ServeError::Listen { address, error })?;
-        let (commands, received) = mpsc::unbounded_channel();
+        let (commands, received) = channel();
         let limits = core.limits();
-        tokio::spawn(drive(core, config.time_scale, received));
+        let clock = Clock::new(config.time_scale);
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || drive(core, clock, &received))?;
         let request_ids = RequestIds::default();
         let shared = Shared {
             model: config.model,
             limits,
             commands,
+            clock,
             next: AtomicU32::new(0),
             salt: request_ids.process() as u32,
             request_ids,
@@ -119,6 +127,7 @@ fn unix_seconds() -> u64 {
 }
 
 async fn handle(shared: &Shared, request: Request<Incoming>) -> Response<MockBody> {
+    let arrived = shared.clock.now();
     let (parts, body) = request.into_parts();
     let id = parts.headers.get(X_REQUEST_ID).cloned();
     let id = id.unwrap_or_else(|| shared.request_ids.next());
@@ -135,7 +144,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Response<MockBod
             match body.collect().await {
                 Ok(_) if !is_json => refused(&Refusal::content_type()),
                 Ok(body) => match api {
-                    Some(api) => complete(shared, api, &body.to_bytes(), &id).await,
+                    Some(api) => complete(shared, api, &body.to_bytes(), &id, arrived).await,
                     None => tokenized(shared, &body.to_bytes()),
                 },
                 // The client is gone.
@@ -164,14 +173,20 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Response<MockBod
 }
 
 /// Answers `/v1/completions` and `/v1/chat/completions`.
-async fn complete(shared: &Shared, api: Api, body: &[u8], id: &HeaderValue) -> Response<MockBody> {
+async fn complete(
+    shared: &Shared,
+    api: Api,
+    body: &[u8],
+    id: &HeaderValue,
+    arrived: Time,
+) -> Response<MockBody> {
     let asked = match Asked::read(api, body, &shared.model, shared.limits.max_model_len) {
         Ok(asked) => asked,
         Err(refusal) => return refused(&refusal),
     };
     let count = asked.prompts.len() as u32 * asked.n;
     let first = shared.next.fetch_add(count, Ordering::Relaxed);
-    let mut answers = Answers::begin(shared.commands.clone(), &asked, first, shared.salt);
+    let mut answers = Answers::begin(shared.commands.clone(), &asked, arrived, first, shared.salt);
     let prefix = if api == Api::Chat { "chatcmpl" } else { "cmpl" };
     let envelope = Envelope {
         api,

@@ -17,12 +17,19 @@ pub(super) struct Stream {
     answers: Answers,
     envelope: Envelope,
     usage_events: UsageEvents,
+    token_ids: bool,
     done: bool,
 }
 
 impl Stream {
     pub(super) fn new(asked: &Asked, answers: Answers, envelope: Envelope) -> Self {
-        Self { answers, envelope, usage_events: asked.usage_events, done: false }
+        Self {
+            answers,
+            envelope,
+            usage_events: asked.usage_events,
+            token_ids: asked.token_ids,
+            done: false,
+        }
     }
 
     fn events(&self, made: &Made) -> String {
@@ -30,6 +37,9 @@ impl Stream {
         let mut chunk = self.envelope.token(made.choice, &made.text, made.last, usage);
         if made.last && self.usage_events == UsageEvents::None {
             chunk = Envelope::sealed(chunk);
+        }
+        if self.token_ids {
+            chunk["choices"][0]["token_ids"] = vec![made.id].into();
         }
         let mut text = String::new();
         if made.first && self.envelope.api == Api::Chat {

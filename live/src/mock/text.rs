@@ -29,6 +29,12 @@ pub(super) fn token_text(answer: u32, index: u32) -> String {
     text
 }
 
+/// The id of token `index` of an answer: its four bytes.
+pub(super) fn answer_id(answer: u32, index: u32) -> u32 {
+    let text = token_text(answer, index);
+    u32::from_le_bytes(text.as_bytes().try_into().expect("four bytes are a token"))
+}
+
 /// The answer's name as a source of tokens.
 pub(super) const fn output(answer: u32) -> Source {
     Source::Output(answer as u64)
@@ -45,6 +51,15 @@ pub(super) fn tokenise(text: &str, spans: &mut Vec<Span>) {
         word[..bytes.len()].copy_from_slice(bytes);
         token(u32::from_le_bytes(word))
     }));
+}
+
+/// Tokens by their ids; where they repeat an answer from its beginning, they are that answer's.
+pub(super) fn from_ids(mut ids: &[u32], spans: &mut Vec<Span>) {
+    while let Some(id) = ids.first() {
+        let span = begun_answer(ids).unwrap_or_else(|| token(*id));
+        ids = &ids[span.tokens as usize..];
+        spans.push(span);
+    }
 }
 
 /// A token by its id.
@@ -80,6 +95,19 @@ fn quoted_answer(text: &str) -> Option<(u32, u32)> {
     (0..tokens).all(|index| word(index) == token_text(answer, index)).then_some((answer, tokens))
 }
 
+/// The answer that these ids begin with, as far as they go on with it.
+fn begun_answer(ids: &[u32]) -> Option<Span> {
+    let number = ids.get(..NUMBER_TOKENS as usize)?.iter().rev().try_fold(0, |number, id| {
+        let bytes = id.to_le_bytes();
+        let digits = std::str::from_utf8(bytes.strip_prefix(b" ")?).ok()?;
+        Some(number << 12 | u64::from_str_radix(digits, 16).ok()?)
+    });
+    let answer = u32::try_from(number?).ok()?;
+    let same = (0..).zip(ids).take_while(|(index, id)| answer_id(answer, *index) == **id);
+    let tokens = same.count() as u32;
+    (tokens >= NUMBER_TOKENS).then_some(Span { source: output(answer), start: 0, tokens })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +123,20 @@ mod tests {
             tokenise(&text.replacen(&text[40..44], " ???", 1), &mut other);
             assert_eq!(other.len(), 20, "as many tokens, but of no answer");
         }
+    }
+
+    #[test]
+    fn an_answer_is_recognised_in_the_middle_of_ids() {
+        let answer = 0xBEEF;
+        let mut ids = vec![7, 8];
+        ids.extend((0..20).map(|index| answer_id(answer, index)));
+        ids.push(9);
+        let mut spans = Vec::new();
+        from_ids(&ids, &mut spans);
+        let quoted = Span { source: output(answer), start: 0, tokens: 20 };
+        assert_eq!(spans, [token(7), token(8), quoted, token(9)]);
+        spans.clear();
+        from_ids(&ids[3..], &mut spans);
+        assert_eq!(spans.len(), 20, "without its beginning it is not known whose it is");
     }
 }

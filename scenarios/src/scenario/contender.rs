@@ -25,6 +25,8 @@ pub enum Runner {
     Policy(PolicyConfig),
     /// What no router could know.
     Yardstick(Yardstick),
+    /// Servers that a client measured (`lodestar bench`). No scenario asks for it.
+    Measured,
 }
 
 /// A measure of what is left to win (`docs/yardsticks.md`).
@@ -88,6 +90,8 @@ pub enum Kind {
     Learned,
     /// Not a router: shows what is left to win.
     Yardstick,
+    /// Not simulated.
+    Measured,
 }
 
 impl Kind {
@@ -97,6 +101,7 @@ impl Kind {
             Self::Heuristic => "heuristic",
             Self::Learned => "learned",
             Self::Yardstick => "yardstick",
+            Self::Measured => "measured",
         }
     }
 }
@@ -116,6 +121,7 @@ impl Runner {
                 simulate(cluster, requests, router, seed, &mut |_| ())
             }
             Self::Yardstick(yardstick) => yardstick.run(cluster, requests, seed),
+            Self::Measured => unreachable!("no scenario names what was measured"),
         }
     }
 
@@ -134,6 +140,7 @@ impl Runner {
             ) => Kind::Learned,
             Self::Policy(_) => Kind::Heuristic,
             Self::Yardstick(_) => Kind::Yardstick,
+            Self::Measured => Kind::Measured,
         }
     }
 }

@@ -70,8 +70,7 @@ impl Overview {
     /// A replay is a sweep of a single cell and seed.
     pub fn of_replay(results: &Results) -> Self {
         let scenario = &results.scenario;
-        let names: Vec<String> =
-            scenario.policies.iter().map(|policy| policy.name().into_owned()).collect();
+        let names: Vec<String> = results.runs.iter().map(|run| run.policy().to_owned()).collect();
         let baseline = names.iter().find(|name| *name == "prefix-cache").unwrap_or(&names[0]);
         let cell = CellIdentity {
             index: 0,
@@ -81,18 +80,20 @@ impl Overview {
             rate_rps: None,
             router_replicas: 1,
         };
-        let item = |(policy, run): (&lodestar_router::PolicyConfig, &crate::RunTables)| {
+        let item = |(index, run): (usize, &crate::RunTables)| {
             let measured = Measured::of(run, &scenario.trace.sha256, &[]);
-            let runner = Runner::Policy(policy.clone());
+            let policy = scenario.policies.get(index).cloned();
+            let runner = policy.map_or(Runner::Measured, Runner::Policy);
             Item::of_replay(scenario, cell.clone(), runner, run.policy(), baseline, measured)
         };
-        let mut items: Vec<Item> = scenario.policies.iter().zip(&results.runs).map(item).collect();
+        let mut items: Vec<Item> = results.runs.iter().enumerate().map(item).collect();
         items.sort_by(|a, b| a.policy.cmp(&b.policy));
+        let policies: Vec<_> = scenario.policies.iter().map(|policy| policy.name()).collect();
         let command = format!(
             "lodestar replay TRACE --fleet {} --model {} --policy {} --seed {} --out DIR",
             scenario.fleet,
             scenario.model,
-            names.join(","),
+            policies.join(","),
             scenario.seed
         );
         Self::of(items, baseline.clone(), command)
