@@ -1,16 +1,19 @@
 //! `lodestar mock-engine`: vLLM's HTTP in front of the simulator's engine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::bail;
 use clap::Args;
-use lodestar_live::mock::{MockConfig, MockCore, MockLimits, MockRequest, MockToken, serve_mock};
-use lodestar_router::{InstanceMetrics, Time};
+use lodestar_live::mock::{
+    MockConfig, MockCore, MockKvEvent, MockLimits, MockRequest, MockToken, serve_mock,
+};
+use lodestar_router::{BlockHash, InstanceMetrics, Time};
 use lodestar_sim::catalog::instance;
 use lodestar_sim::content::PromptKeys;
-use lodestar_sim::engine::{Engine, EngineEvent, NewRequest};
+use lodestar_sim::engine::{Engine, EngineEvent, KvEvent, NewRequest};
 use lodestar_sim::{ApiServer, ClusterConfig, InstanceConfig};
+use lodestar_traces::Span;
 
 use crate::serve::log_to_stderr;
 
@@ -32,6 +35,9 @@ pub(crate) struct MockEngineArgs {
     /// Seconds on the engine's clock in a second: 10 is ten times as fast as the GPU
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     time_scale: f64,
+    /// Publish KV events on this port and repeat them on the next one; 0 for any
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(..65_535))]
+    kv_events: Option<u16>,
 }
 
 pub(crate) fn run(args: &MockEngineArgs) -> anyhow::Result<()> {
@@ -40,9 +46,11 @@ pub(crate) fn run(args: &MockEngineArgs) -> anyhow::Result<()> {
         bail!("--time-scale is {time_scale}, expected 0.001 to 1000000");
     }
     let gpu = args.gpu.trim().to_ascii_lowercase();
-    let core = SimulatedCore::new(instance(&gpu, &args.model, gpu.clone())?)?;
+    let instance = instance(&gpu, &args.model, gpu.clone())?;
+    let core = SimulatedCore::new(instance, args.kv_events.is_some())?;
     log_to_stderr();
-    let config = MockConfig { model: args.model.clone(), time_scale };
+    let kv_events = args.kv_events.map(|port| SocketAddr::new(args.host, port));
+    let config = MockConfig { model: args.model.clone(), time_scale, kv_events };
     Ok(serve_mock(SocketAddr::new(args.host, args.port), config, core)?)
 }
 
@@ -53,14 +61,77 @@ struct SimulatedCore {
     /// In the API server: when each is done there, in that order.
     arriving: VecDeque<(Time, NewRequest)>,
     events: Vec<EngineEvent>,
+    /// Of blocks that requests will make, if it tells of them.
+    names: Option<BlockNames>,
+    kv_events: Vec<MockKvEvent>,
+}
+
+/// What stands in a block, by the engine's name of it. The engine knows no tokens.
+#[derive(Default)]
+struct BlockNames {
+    blocks: BTreeMap<BlockHash, NamedBlock>,
+    /// The oldest first; they are forgotten when many more have come than the engine can hold.
+    order: VecDeque<BlockHash>,
+}
+
+struct NamedBlock {
+    token_ids: Vec<u32>,
+    salt: Option<u64>,
+}
+
+impl BlockNames {
+    /// Learns the names of a request's blocks, those of its answer included.
+    fn learn(&mut self, request: &MockRequest, block_size: u32, num_blocks: u32) {
+        let answer = Span { source: request.output, start: 0, tokens: request.output_tokens };
+        let spans: Vec<Span> = request.prompt.iter().copied().chain([answer]).collect();
+        let keys = PromptKeys::new(&spans, request.cache_salt, block_size).keys;
+        for (key, ids) in keys.into_iter().zip(request.token_ids().chunks(block_size as usize)) {
+            let block = NamedBlock { token_ids: ids.to_vec(), salt: request.cache_salt };
+            if self.blocks.insert(key, block).is_none() {
+                self.order.push_back(key);
+            }
+        }
+        while self.order.len() > 8 * num_blocks as usize {
+            self.order.pop_front().and_then(|key| self.blocks.remove(&key));
+        }
+    }
+
+    /// An event of the engine with the tokens that it is about.
+    fn translate(&self, event: KvEvent) -> Option<MockKvEvent> {
+        match event {
+            KvEvent::Stored { parent, blocks } => {
+                let named: Option<Vec<&NamedBlock>> =
+                    blocks.iter().map(|block| self.blocks.get(block)).collect();
+                let named = named?;
+                Some(MockKvEvent::Stored {
+                    parent: parent.map(|parent| parent.0),
+                    hashes: blocks.iter().map(|block| block.0).collect(),
+                    token_ids: named.iter().flat_map(|block| block.token_ids.clone()).collect(),
+                    salt: named.first().and_then(|block| block.salt),
+                })
+            }
+            KvEvent::Removed { block } => Some(MockKvEvent::Removed { hash: block.0 }),
+        }
+    }
 }
 
 impl SimulatedCore {
-    fn new(config: InstanceConfig) -> anyhow::Result<Self> {
+    fn new(config: InstanceConfig, tells_kv_events: bool) -> anyhow::Result<Self> {
         // Step by step: each token of each request is to be seen.
-        let engine = Engine::new(config.engine.clone(), config.step_time.clone())?.step_by_step();
+        let mut engine =
+            Engine::new(config.engine.clone(), config.step_time.clone())?.step_by_step();
+        if tells_kv_events {
+            engine.publish_kv_events();
+        }
         let api_server = ClusterConfig::new(vec![config]).api_server;
-        Ok(Self { engine, api_server, arriving: VecDeque::new(), events: Vec::new() })
+        Ok(Self {
+            engine,
+            api_server,
+            arriving: VecDeque::new(),
+            events: Vec::new(),
+            names: tells_kv_events.then(BlockNames::default),
+            kv_events: Vec::new(),
+        })
     }
 }
 
@@ -75,7 +146,11 @@ impl MockCore for SimulatedCore {
     }
 
     fn submit(&mut self, now: Time, request: MockRequest) {
-        let block_size = self.engine.config().block_size;
+        let (block_size, num_blocks) =
+            (self.engine.config().block_size, self.engine.config().num_blocks);
+        if let Some(names) = &mut self.names {
+            names.learn(&request, block_size, num_blocks);
+        }
         let prompt = PromptKeys::new(&request.prompt, request.cache_salt, block_size);
         // What reading it has taken so far is a part of the API server's time.
         let at = now.max(request.arrived + self.api_server.delay(prompt.tokens));
@@ -130,6 +205,15 @@ impl MockCore for SimulatedCore {
             MockToken { handle, cached_tokens }
         }));
         self.events.clear();
+        if let Some(names) = &self.names {
+            let all = Time::from_nanos(u64::MAX);
+            let taken = std::iter::from_fn(|| self.engine.take_kv_event(all));
+            self.kv_events.extend(taken.filter_map(|(_, event)| names.translate(event)));
+        }
+    }
+
+    fn take_kv_events(&mut self) -> Vec<MockKvEvent> {
+        std::mem::take(&mut self.kv_events)
     }
 
     fn metrics(&self) -> InstanceMetrics {

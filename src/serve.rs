@@ -1,6 +1,6 @@
 //! `lodestar serve`: a routing proxy in front of vLLM servers.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -38,7 +38,11 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         config.router.policy = PolicyConfig::from_name(&name.trim().to_ascii_lowercase())?;
     }
     if args.check {
-        return Ok(config.check()?);
+        config.check()?;
+        for warning in config.warnings() {
+            writeln!(io::stderr(), "warning: {warning}")?;
+        }
+        return Ok(());
     }
     log_to_stderr();
     Ok(serve(&config)?)

@@ -49,8 +49,17 @@ impl Server {
 
     fn chat(&self, messages: &Value) -> Value {
         let body = format!(r#"{{"model":"llama-3.1-8b","messages":{messages},"max_tokens":200}}"#);
+        self.post("/v1/chat/completions", &body)
+    }
+
+    fn complete(&self, prompt: &Value) -> Value {
+        let body = format!(r#"{{"model":"llama-3.1-8b","prompt":{prompt},"max_tokens":1}}"#);
+        self.post("/v1/completions", &body)
+    }
+
+    fn post(&self, path: &str, body: &str) -> Value {
         let (head, answer) = self.ask(&format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\
+            "POST {path} HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         ));
@@ -101,6 +110,47 @@ fn a_conversation_stays_where_its_cache_is_and_the_proxy_ends_when_told() {
     let id = proxy.process.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert!(proxy.process.wait().unwrap().success());
+}
+
+/// What engines are asked by others counts, if they tell of it.
+#[test]
+fn requests_that_went_past_the_proxy_are_known_by_kv_events() {
+    let start = ["mock-engine", "--gpu", "a100", "--port", "0", "--time-scale", "1000"];
+    let mocks = [0, 1].map(|_| Server::start(&[&start[..], &["--kv-events", "0"]].concat()));
+    let folder = tempfile::tempdir().unwrap();
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\r\n");
+    let instances = mocks.each_ref().map(|mock| {
+        let sources: Value = serde_json::from_str(&mock.ask(&get("/kv_event_sources")).1).unwrap();
+        let source = &sources["0"];
+        let (events, replay) = (&source["endpoint"], &source["replay_endpoint"]);
+        format!("{{url = 'http://{}', kv_events = {events}, kv_replay = {replay}}}", mock.address)
+    });
+    let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/live/tests/kv-events/tokenizer.json");
+    let config = format!(
+        "listen = '127.0.0.1:0'\ninstances = [{}]\n[router]\nblock_tokens = 16\ntokenizer = '{tokenizer}'\n",
+        instances.join(", ")
+    );
+    let path = folder.path().join("serve.toml");
+    std::fs::write(&path, config).unwrap();
+    let proxy = Server::start(&["serve", "--config", path.to_str().unwrap()]);
+    while !proxy.ask(&get("/metrics")).1.contains("lodestar_instances 2\n") {}
+
+    let prompt =
+        |number: u64| -> Value { (0..100).map(|at| Value::from(1000 * number + at)).collect() };
+    let heard = || {
+        let page = proxy.ask(&get("/metrics")).1;
+        let count = page.lines().find_map(|line| line.strip_prefix("lodestar_kv_events_total "));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    for number in 1..9 {
+        let before = heard();
+        mocks[number as usize % 3 % 2].complete(&prompt(number));
+        while heard() == before {}
+    }
+    for number in 1..9 {
+        let usage = proxy.complete(&prompt(number))["usage"].clone();
+        assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 96, "prompt {number}");
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(crate) async fn route_and_send(
     head: &Head,
     body: Bytes,
 ) -> Response<ProxyBody> {
-    let prompt = Prompt::read(&body, shared.dispatcher.block_tokens());
+    let prompt = read_prompt(shared, &body).await;
     shared.retries.earn();
     let mut tried = Vec::new();
     let mut last: Option<Failure> = None;
@@ -71,6 +71,17 @@ pub(crate) async fn route_and_send(
             }
         }
     }
+}
+
+/// A tokenizer takes milliseconds, and other requests shall not wait for it.
+async fn read_prompt(shared: &Arc<Shared>, body: &Bytes) -> Prompt {
+    if !shared.prompts.is_slow() {
+        return shared.prompts.read(body);
+    }
+    let (all, body) = (Arc::clone(shared), body.clone());
+    let reading = tokio::task::spawn_blocking(move || all.prompts.read(&body));
+    // A prompt that made it panic is routed as one without content.
+    reading.await.unwrap_or_else(|_| Prompt { tokens: 1, ..Prompt::default() })
 }
 
 /// Lets whoever is next answer.

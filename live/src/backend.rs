@@ -12,6 +12,8 @@ use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::kv_events::KvEndpoints;
+
 /// vLLM's server closes idle connections after 5 s. One that is reused a moment too late fails.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 /// A machine in the same cluster answers or it is not there.
@@ -44,6 +46,8 @@ pub(crate) struct Backend {
     authority: Authority,
     /// What stands before every path; empty, or without a slash at its end.
     prefix: String,
+    /// Where it tells of its prefix cache, if anybody listens.
+    pub(crate) kv_endpoints: Option<KvEndpoints>,
     /// Requests in a row that it failed.
     failures: AtomicU32,
 }
@@ -78,6 +82,7 @@ impl Backend {
             url: url.trim_end_matches('/').to_owned(),
             authority,
             prefix,
+            kv_endpoints: None,
             failures: AtomicU32::new(0),
         })
     }

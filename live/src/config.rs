@@ -7,6 +7,8 @@ use lodestar_router::{Information, PolicyConfig, RouterConfig};
 use serde::Deserialize;
 
 use crate::backend::{Backend, InvalidUrl};
+use crate::kv_events::KvEndpoints;
+use crate::prompt::{self, PromptReader};
 
 /// Everything about a proxy. `docs/live.md` explains the file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -33,6 +35,10 @@ pub struct ServeConfig {
 pub struct InstanceEntry {
     /// Such as `http://10.0.0.7:8000`.
     pub url: String,
+    /// Where it publishes KV events (vLLM's `--kv-events-config`, `endpoint`), such as `tcp://10.0.0.7:5557`.
+    pub kv_events: Option<String>,
+    /// Where it repeats them (`replay_endpoint`).
+    pub kv_replay: Option<String>,
 }
 
 /// How requests are routed.
@@ -43,6 +49,8 @@ pub struct RouterSection {
     pub policy: PolicyConfig,
     /// Tokens of a block, as vLLM's `--block-size`.
     pub block_tokens: u32,
+    /// `tokenizer.json` of the model: completions are cut into blocks exactly as engines do.
+    pub tokenizer: Option<PathBuf>,
     /// What the policy sees: all that Lodestar knows, or what its own implementation would.
     pub information: Information,
     /// Of what the policy draws at random.
@@ -83,7 +91,8 @@ impl Default for RouterSection {
     fn default() -> Self {
         let policy = PolicyConfig::from_name("prefix-cache").expect("the router knows it");
         let RouterConfig { policy, block_tokens, .. } = RouterConfig::new(policy);
-        Self { policy, block_tokens, information: Information::Ideal, seed: 0 }
+        let tokenizer = None;
+        Self { policy, block_tokens, tokenizer, information: Information::Ideal, seed: 0 }
     }
 }
 
@@ -132,10 +141,31 @@ pub enum ConfigError {
     Zero(&'static str),
     /// The policy would be blind.
     #[error(
-        "policy `{0}` with information \"deployed\" learns by KV events, which `serve` does not read; use \
-         information = \"ideal\""
+        "policy `{0}` with information \"deployed\" learns by KV events; give every instance its `kv_events` and name \
+         `router.tokenizer`, or use information = \"ideal\""
     )]
     KvEvents(String),
+    /// Where KV events come from.
+    #[error("`{name}` of instance `{url}` is `{endpoint}`; write it as tcp://HOST:PORT")]
+    KvEndpoint {
+        /// Which instance.
+        url: String,
+        /// Which field.
+        name: &'static str,
+        /// What stands there.
+        endpoint: String,
+    },
+    /// A replay of what nobody listens to.
+    #[error("instance `{0}` has `kv_replay` and no `kv_events`; add it")]
+    ReplayAlone(String),
+    /// The tokenizer.
+    #[error("{}: {complaint}; `router.tokenizer` must be the model's tokenizer.json", .path.display())]
+    Tokenizer {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        complaint: String,
+    },
     /// Certificates or key.
     #[error("{}: {complaint}", .path.display())]
     Tls {
@@ -151,7 +181,7 @@ impl ServeConfig {
     pub fn new(urls: impl IntoIterator<Item = String>) -> Self {
         Self {
             listen: default_listen(),
-            instances: urls.into_iter().map(|url| InstanceEntry { url }).collect(),
+            instances: urls.into_iter().map(InstanceEntry::new).collect(),
             router: RouterSection::default(),
             tls: None,
             limits: Limits::default(),
@@ -167,9 +197,10 @@ impl ServeConfig {
             .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| ConfigError::Toml { path: path.to_owned(), error: Box::new(error) })?;
-        if let (Some(tls), Some(folder)) = (&mut config.tls, path.parent()) {
-            tls.certificates = folder.join(&tls.certificates);
-            tls.key = folder.join(&tls.key);
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        let tls = config.tls.iter_mut().flat_map(|tls| [&mut tls.certificates, &mut tls.key]);
+        for file in tls.chain(&mut config.router.tokenizer) {
+            *file = folder.join(&file);
         }
         Ok(config)
     }
@@ -192,11 +223,32 @@ impl ServeConfig {
                 return Err(ConfigError::Zero(name));
             }
         }
-        if self.router_config().uses_kv_events() {
+        let hears_all = self.instances.iter().all(|entry| entry.kv_events.is_some())
+            && self.router.tokenizer.is_some();
+        if self.router_config().uses_kv_events() && !hears_all {
             return Err(ConfigError::KvEvents(self.router.policy.name().into_owned()));
         }
         self.tls.as_ref().map(crate::tls::acceptor).transpose()?;
+        self.prompt_reader()?;
         Ok(())
+    }
+
+    /// What is told and has no effect.
+    pub fn warnings(&self) -> Vec<String> {
+        let silent = self.router.tokenizer.is_none()
+            && self.instances.iter().any(|entry| entry.kv_events.is_some());
+        let warning = "`kv_events` of instances are ignored: without `router.tokenizer` their blocks are not those of \
+                       prompts";
+        silent.then(|| warning.to_owned()).into_iter().collect()
+    }
+
+    pub(crate) fn prompt_reader(&self) -> Result<PromptReader, ConfigError> {
+        let read = |path: &PathBuf| {
+            prompt::read_tokenizer(path)
+                .map_err(|complaint| ConfigError::Tokenizer { path: path.clone(), complaint })
+        };
+        let tokenizer = self.router.tokenizer.as_ref().map(read).transpose()?;
+        Ok(PromptReader::new(self.router.block_tokens, tokenizer))
     }
 
     pub(crate) fn backends(&self) -> Result<Vec<Backend>, ConfigError> {
@@ -205,7 +257,10 @@ impl ServeConfig {
         }
         let mut backends: Vec<Backend> = Vec::new();
         for entry in &self.instances {
-            let backend = Backend::parse(&entry.url)?;
+            let mut backend = Backend::parse(&entry.url)?;
+            let endpoints = entry.kv_endpoints()?;
+            // Blocks of tokens beside blocks of bytes would only be in each other's way.
+            backend.kv_endpoints = endpoints.filter(|_| self.router.tokenizer.is_some());
             if backends.iter().any(|known| known.url == backend.url) {
                 return Err(ConfigError::Twice(backend.url));
             }
@@ -221,6 +276,29 @@ impl ServeConfig {
             block_tokens: *block_tokens,
             information: *information,
         }
+    }
+}
+
+impl InstanceEntry {
+    /// One that is known by its URL alone.
+    pub const fn new(url: String) -> Self {
+        Self { url, kv_events: None, kv_replay: None }
+    }
+
+    fn kv_endpoints(&self) -> Result<Option<KvEndpoints>, ConfigError> {
+        let fields = [("kv_events", &self.kv_events), ("kv_replay", &self.kv_replay)];
+        for (name, endpoint) in fields {
+            let Some(endpoint) = endpoint else { continue };
+            if !matches!(endpoint.parse(), Ok(zeromq::Endpoint::Tcp(..))) {
+                let (url, endpoint) = (self.url.clone(), endpoint.clone());
+                return Err(ConfigError::KvEndpoint { url, name, endpoint });
+            }
+        }
+        if self.kv_events.is_none() && self.kv_replay.is_some() {
+            return Err(ConfigError::ReplayAlone(self.url.clone()));
+        }
+        let endpoints = |events| KvEndpoints { events, replay: self.kv_replay.clone() };
+        Ok(self.kv_events.clone().map(endpoints))
     }
 }
 
@@ -247,6 +325,16 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_effect_is_said() {
+        let text =
+            "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2', kv_replay = 'tcp://a:3'}]";
+        assert_eq!(check(text), "ok");
+        let config: ServeConfig = toml::from_str(text).unwrap();
+        assert!(config.warnings()[0].contains("ignored: without `router.tokenizer`"));
+        assert_eq!(config.backends().unwrap()[0].kv_endpoints, None);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, part) in [
             ("instances = []", "no instance"),
@@ -264,6 +352,23 @@ mod tests {
             (
                 "instances = [{url = 'http://a:1'}]\ntls = {certificates = 'c.pem', key = 'k.pem'}",
                 "c.pem: ",
+            ),
+            (
+                "instances = [{url = 'http://a:1', kv_events = 'a:2'}]",
+                "`kv_events` of instance `http://a:1` is `a:2`; write it as tcp://HOST:PORT",
+            ),
+            (
+                "instances = [{url = 'http://a:1', kv_replay = 'tcp://a:2'}]",
+                "has `kv_replay` and no `kv_events`",
+            ),
+            (
+                "instances = [{url = 'http://a:1'}]\nrouter.tokenizer = 'absent.json'",
+                "absent.json: ",
+            ),
+            (
+                "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2'}]\n\
+                 router = {policy = {name = 'dynamo'}, information = 'deployed'}",
+                "give every instance its `kv_events`",
             ),
         ] {
             let message = check(text);

@@ -23,7 +23,7 @@ impl Counter {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -43,6 +43,10 @@ pub(crate) struct Counters {
     pub(crate) cached_tokens: Counter,
     pub(crate) predicted_cached_tokens: Counter,
     pub(crate) output_tokens: Counter,
+    /// Changes of prefix caches that engines told of.
+    pub(crate) kv_events: Counter,
+    /// Times that a cache was forgotten because some of them were lost.
+    pub(crate) kv_resets: Counter,
     ttft: [Counter; TTFT_BOUNDS_S.len() + 1],
     ttft_micros: Counter,
 }
@@ -87,6 +91,12 @@ pub(crate) fn page(dispatcher: &Dispatcher) -> String {
             "predicted_cached_tokens_total",
             "Of those, expected to be found there",
             &counters.predicted_cached_tokens,
+        ),
+        ("kv_events_total", "Changes of prefix caches that instances told of", &counters.kv_events),
+        (
+            "kv_resets_total",
+            "Times that an instance's cache was forgotten because events were lost",
+            &counters.kv_resets,
         ),
         ("output_tokens_total", "Output tokens of answers", &counters.output_tokens),
     ] {

@@ -95,7 +95,7 @@ impl Dispatcher {
         }
     }
 
-    /// Tokens of a block, for [`Prompt::read`].
+    /// Tokens of a block.
     pub(crate) const fn block_tokens(&self) -> u32 {
         self.block_tokens
     }
@@ -108,7 +108,8 @@ impl Dispatcher {
         (Time::from_nanos(nanos), state)
     }
 
-    fn observe(self: &Arc<Self>, event: &Event<'_>) {
+    /// Tells the router a fact.
+    pub(crate) fn observe(self: &Arc<Self>, event: &Event<'_>) {
         let (now, mut state) = self.lock();
         state.router.observe(now, event);
         if state.router.next_wakeup().is_some_and(|wakeup| wakeup <= now) {
@@ -256,6 +257,11 @@ impl Ticket {
     /// Where it goes.
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn predicted_cached_tokens(&self) -> u32 {
+        self.predicted_cached_tokens
     }
 
     /// The answer has grown to so many tokens.

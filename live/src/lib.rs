@@ -14,6 +14,7 @@ mod bench;
 mod config;
 mod counters;
 mod dispatcher;
+mod kv_events;
 mod listener;
 mod metrics;
 pub mod mock;

@@ -6,15 +6,19 @@
 mod clock;
 mod completion;
 mod driver;
+mod kv;
 mod request;
 mod server;
 mod stream;
 mod text;
 mod wire;
 
+use std::net::SocketAddr;
+
 use lodestar_router::{InstanceMetrics, Time};
 use lodestar_traces::{Source, Span};
 
+pub use self::kv::MockKvEndpoints;
 pub use self::server::{MockServer, serve_mock};
 
 /// What works inside: an engine on a virtual clock. Calls come in the order of time.
@@ -29,8 +33,44 @@ pub trait MockCore: Send + 'static {
     fn next_wakeup(&self) -> Option<Time>;
     /// Does what is due at `now`, which is [`Self::next_wakeup`], and appends the tokens that were made.
     fn wake(&mut self, now: Time, tokens: &mut Vec<MockToken>);
+    /// What has become of its prefix cache since the last call, if it tells.
+    fn take_kv_events(&mut self) -> Vec<MockKvEvent> {
+        Vec::new()
+    }
     /// How it stands.
     fn metrics(&self) -> InstanceMetrics;
+}
+
+/// A change of the prefix cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MockKvEvent {
+    /// Blocks can be found from now on.
+    Stored {
+        /// The engine's name of the block before the first of them; none at the beginning of a prompt.
+        parent: Option<u64>,
+        /// Its names of the blocks, each the child of the one before.
+        hashes: Vec<u64>,
+        /// Of all these blocks.
+        token_ids: Vec<u32>,
+        /// Hash of the prompt's `cache_salt`. Published as text, which no client's salt is.
+        salt: Option<u64>,
+    },
+    /// A block was evicted.
+    Removed {
+        /// Its name.
+        hash: u64,
+    },
+    /// All were.
+    Cleared,
+}
+
+impl MockRequest {
+    /// Prompt and answer as token ids: four bytes of text each.
+    pub fn token_ids(&self) -> Vec<u32> {
+        let answer = Span { source: self.output, start: 0, tokens: self.output_tokens };
+        let spans = self.prompt.iter().chain([&answer]);
+        spans.flat_map(|span| (0..span.tokens).map(|at| text::token_id(span, at))).collect()
+    }
 }
 
 /// Sizes of an engine.
@@ -79,4 +119,6 @@ pub struct MockConfig {
     pub model: String,
     /// Virtual seconds in a real one.
     pub time_scale: f64,
+    /// Where it publishes KV events; it repeats them on the next port. Port 0 is any.
+    pub kv_events: Option<SocketAddr>,
 }

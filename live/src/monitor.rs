@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::backend::{Backend, Client, FetchError};
 use crate::dispatcher::{Dispatcher, Member};
+use crate::kv_events;
 use crate::metrics::{kv_capacity_tokens, parse_metrics};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,12 +43,25 @@ pub(crate) async fn watch(
     let mut last_complaint = String::new();
     loop {
         match probe(&backend, &client).await {
-            Ok(spec) => {
+            Ok((spec, model)) => {
                 last_complaint.clear();
                 let since = Instant::now();
                 let member = dispatcher.join(Arc::clone(&backend), spec);
                 info!(instance = member.id.0, url = backend.url, "joined");
-                stay(&dispatcher, &member, &client, instances).await;
+                let listen = async {
+                    match &backend.kv_endpoints {
+                        Some(endpoints) => {
+                            let (dispatcher, member) =
+                                (Arc::clone(&dispatcher), Arc::clone(&member));
+                            kv_events::follow(dispatcher, member, endpoints, model.as_deref()).await
+                        }
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = stay(&dispatcher, &member, &client, instances) => {}
+                    never = listen => match never {},
+                }
                 warn!(instance = member.id.0, url = backend.url, "left");
                 if since.elapsed() >= PROBATION {
                     pause = PROBE_PERIOD.0;
@@ -109,26 +123,31 @@ async fn scrape(backend: &Backend, client: &Client) -> Result<String, String> {
     Ok(if status == StatusCode::OK { page } else { String::new() })
 }
 
-/// What an instance that is well says of itself.
-async fn probe(backend: &Backend, client: &Client) -> Result<InstanceSpec, String> {
+/// What an instance that is well says of itself, and the name of the model that it serves.
+async fn probe(
+    backend: &Backend,
+    client: &Client,
+) -> Result<(InstanceSpec, Option<String>), String> {
     let (status, _) = fetch(backend, client, "/health").await?;
     if status != StatusCode::OK {
         return Err(format!("/health answers {status}"));
     }
     let (status, models) = fetch(backend, client, "/v1/models").await?;
     // Where an API key is needed, clients have it and we do not: the length stays unknown.
-    let longest = if status == StatusCode::OK {
-        let models: Models =
-            serde_json::from_str(&models).map_err(|error| format!("/v1/models: {error}"))?;
-        models.data.iter().filter_map(|model| model.max_model_len).max()
+    let models: Models = if status == StatusCode::OK {
+        serde_json::from_str(&models).map_err(|error| format!("/v1/models: {error}"))?
     } else {
-        None
+        Models { data: Vec::new() }
     };
+    let longest = models.data.iter().filter_map(|model| model.max_model_len).max();
+    // The others are adapters.
+    let model = models.data.into_iter().find(|model| model.parent.is_none());
     let (_, metrics) = fetch(backend, client, "/metrics").await?;
-    Ok(InstanceSpec {
+    let spec = InstanceSpec {
         kv_capacity_tokens: kv_capacity_tokens(&metrics).unwrap_or(UNKNOWN_KV_CAPACITY_TOKENS),
         max_model_len_tokens: longest.unwrap_or(u32::MAX),
-    })
+    };
+    Ok((spec, model.map(|model| model.id)))
 }
 
 async fn fetch(
@@ -150,5 +169,7 @@ struct Models {
 
 #[derive(Deserialize)]
 struct Model {
+    id: String,
+    parent: Option<String>,
     max_model_len: Option<u32>,
 }

@@ -5,14 +5,17 @@
 //!
 //! Without the model's tokenizer, blocks are chunks of prompt bytes, each hash chained to the one before. The
 //! next turn of a conversation repeats the bytes of the last one, so its blocks are found again. A prompt
-//! that is given as token ids is cut exactly.
+//! that is given as token ids is cut exactly, and so is the text of a completion where the tokenizer is at hand:
+//! such blocks are those of the engines' KV events.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 
 use lodestar_router::BlockHash;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use tokenizers::Tokenizer;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// English text and code have about four bytes a token; only the estimate of a prompt's length depends on it.
@@ -40,20 +43,37 @@ struct Fields<'a> {
     tools: Option<&'a RawValue>,
     content: Option<&'a RawValue>,
     salt: Option<&'a RawValue>,
+    special: Option<&'a RawValue>,
     user: Option<&'a RawValue>,
     priority: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
 }
 
-impl Prompt {
+/// Reads prompts.
+#[derive(Debug)]
+pub(crate) struct PromptReader {
+    block_tokens: u32,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl PromptReader {
+    pub(crate) const fn new(block_tokens: u32, tokenizer: Option<Tokenizer>) -> Self {
+        Self { block_tokens, tokenizer }
+    }
+
+    /// Whether reading may take milliseconds.
+    pub(crate) const fn is_slow(&self) -> bool {
+        self.tokenizer.is_some()
+    }
+
     /// Reads a body; one that is not a JSON object has a length and no content.
-    pub(crate) fn read(body: &[u8], block_tokens: u32) -> Self {
+    pub(crate) fn read(&self, body: &[u8]) -> Prompt {
         let mut json = serde_json::Deserializer::from_slice(body);
         let Ok(fields) = serde::de::Deserializer::deserialize_map(&mut json, FieldsVisitor) else {
-            return Self { tokens: estimate(body.len()), ..Self::default() };
+            return Prompt { tokens: estimate(body.len()), ..Prompt::default() };
         };
-        let (tokens, blocks) = fields.blocks(block_tokens as usize);
-        Self {
+        let (tokens, blocks) = self.blocks(&fields);
+        Prompt {
             tokens,
             blocks,
             session: fields
@@ -69,37 +89,67 @@ impl Prompt {
             stream: fields.stream.map(RawValue::get) == Some("true"),
         }
     }
-}
 
-impl Fields<'_> {
     /// Length and blocks of the prompt.
-    fn blocks(&self, block_tokens: usize) -> (u32, Vec<BlockHash>) {
-        let Some(content) = self.content.map(RawValue::get) else { return (1, Vec::new()) };
-        // Another model, adapter or salt shares no block; tools stand before the messages.
-        let roots = [self.model, self.salt].into_iter().flatten();
-        let root = roots.fold(0, |root, value| xxh3_64_with_seed(value.get().as_bytes(), root));
-        if let Ok(ids) = serde_json::from_str::<Vec<u32>>(content) {
-            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-            return (token_count(ids.len()), chain(root, &bytes, block_tokens * size_of::<u32>()));
+    fn blocks(&self, fields: &Fields<'_>) -> (u32, Vec<BlockHash>) {
+        let Some(content) = fields.content.map(RawValue::get) else { return (1, Vec::new()) };
+        let root = root(fields.model.map(RawValue::get), fields.salt.map(RawValue::get));
+        if let Some(ids) = self.token_ids(fields, content) {
+            return (token_count(ids.len()), chain_tokens(root, &ids, self.block_tokens));
         }
         // What ends the text is not part of its prefix: the next turn goes on there.
         let content = content.strip_suffix([']', '"']).unwrap_or(content).as_bytes();
-        let tools = self.tools.map_or("", RawValue::get).as_bytes();
+        let tools = fields.tools.map_or("", RawValue::get).as_bytes();
         let text = if tools.is_empty() {
             Cow::from(content)
         } else {
             Cow::from([tools, content].concat())
         };
-        (estimate(text.len()), chain(root, &text, block_tokens * BYTES_PER_TOKEN))
+        (
+            estimate(text.len()),
+            chain(root, &text, self.block_tokens as usize * BYTES_PER_TOKEN).collect(),
+        )
+    }
+
+    /// The prompt as the engine sees it, if that can be known.
+    fn token_ids(&self, fields: &Fields<'_>, content: &str) -> Option<Vec<u32>> {
+        if content.starts_with('[') {
+            return serde_json::from_str(content).ok();
+        }
+        let tokenizer = self.tokenizer.as_ref()?;
+        let text: String = serde_json::from_str(content).ok()?;
+        let special = fields.special.map(RawValue::get) != Some("false");
+        let encoding = tokenizer.encode_fast(text, special).ok()?;
+        Some(encoding.get_ids().to_vec())
     }
 }
 
-fn chain(root: u64, bytes: &[u8], block_bytes: usize) -> Vec<BlockHash> {
-    let blocks = bytes.chunks_exact(block_bytes).scan(root, |parent, block| {
+/// Reads a `tokenizer.json`. What it says of padding and truncation does not concern vLLM.
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Tokenizer, String> {
+    let mut tokenizer = Tokenizer::from_file(path).map_err(|error| error.to_string())?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
+    Ok(tokenizer)
+}
+
+/// What stands before the first block, from the JSON texts of a model's name and a salt: another model, adapter or
+/// salt shares no block.
+pub(crate) fn root(model: Option<&str>, salt: Option<&str>) -> u64 {
+    let values = [model, salt].into_iter().flatten();
+    values.fold(0, |root, value| xxh3_64_with_seed(value.as_bytes(), root))
+}
+
+/// The full blocks of a prompt, or of what follows a block whose hash is `parent`.
+pub(crate) fn chain_tokens(parent: u64, ids: &[u32], block_tokens: u32) -> Vec<BlockHash> {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    chain(parent, &bytes, block_tokens as usize * size_of::<u32>()).collect()
+}
+
+fn chain(root: u64, bytes: &[u8], block_bytes: usize) -> impl Iterator<Item = BlockHash> {
+    bytes.chunks_exact(block_bytes).scan(root, |parent, block| {
         *parent = xxh3_64_with_seed(block, *parent);
         Some(BlockHash(*parent))
-    });
-    blocks.collect()
+    })
 }
 
 fn estimate(bytes: usize) -> u32 {
@@ -128,6 +178,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 // Chat, completions, Responses API and embeddings.
                 "messages" | "prompt" | "input" => &mut fields.content,
                 "cache_salt" => &mut fields.salt,
+                "add_special_tokens" => &mut fields.special,
                 "user" => &mut fields.user,
                 "priority" => &mut fields.priority,
                 "stream" => &mut fields.stream,
@@ -169,7 +220,7 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> Prompt {
-        Prompt::read(body.as_bytes(), 2)
+        PromptReader::new(2, None).read(body.as_bytes())
     }
 
     #[test]
@@ -203,6 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn with_the_tokenizer_a_text_is_cut_as_its_tokens_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kv-events/tokenizer.json");
+        let reader = PromptReader::new(2, Some(read_tokenizer(Path::new(path)).unwrap()));
+        let read = |body: &str| reader.read(body.as_bytes());
+        let text = read(r#"{"prompt":"the moon and sun are far","model":"m"}"#);
+        assert_eq!(text, read(r#"{"model":"m","prompt":[0,2,3,4,5,6,7]}"#));
+        assert_eq!((text.tokens, text.blocks.len()), (7, 3));
+        let bare = read(r#"{"prompt":"the moon","add_special_tokens":false}"#);
+        assert_eq!(bare.blocks, read(r#"{"prompt":[2,3]}"#).blocks);
+        // Several prompts and chats are still bytes.
+        assert_eq!(
+            read(r#"{"prompt":["the moon"]}"#),
+            PromptReader::new(2, None).read(br#"{"prompt":["the moon"]}"#)
+        );
+    }
+
+    #[test]
     fn fields_are_found_whatever_stands_around_them() {
         let prompt = read(
             r#"{"logit_bias":{"stream":false},"str\u0065am":true,"user":"u","priority":-3,"max_tokens":"abc","prompt":"x","prompt":"xyz"}"#,
@@ -220,7 +288,10 @@ mod tests {
             assert_eq!((prompt.blocks.len(), prompt.tokens >= 1), (0, true), "{body}");
         }
         assert!(
-            Prompt::read(b"{\"prompt\":\"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\"}", 1).tokens >= 1
+            PromptReader::new(1, None)
+                .read(b"{\"prompt\":\"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\"}")
+                .tokens
+                >= 1
         );
     }
 

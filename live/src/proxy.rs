@@ -13,12 +13,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use lodestar_router::Load;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api_error::ApiError;
 use crate::backend::{Backend, Client, client, strip_hop_by_hop};
 use crate::config::{ConfigError, Limits, ServeConfig};
 use crate::dispatcher::{Dispatcher, Member};
+use crate::prompt::PromptReader;
 use crate::relay::Relay;
 use crate::request_id::RequestIds;
 use crate::retry_budget::RetryBudget;
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) client: Client,
     pub(crate) limits: Limits,
+    pub(crate) prompts: PromptReader,
     pub(crate) retries: RetryBudget,
     request_ids: RequestIds,
     places: Arc<Semaphore>,
@@ -120,6 +122,7 @@ impl Proxy {
     /// When the configuration is wrong or the address cannot be had.
     pub async fn bind(config: &ServeConfig) -> Result<Self, ServeError> {
         config.check()?;
+        config.warnings().iter().for_each(|warning| warn!("{warning}"));
         let address = config.listen;
         let listener = TcpListener::bind(address)
             .await
@@ -129,6 +132,7 @@ impl Proxy {
             dispatcher: Arc::new(Dispatcher::new(config.router_config(), config.router.seed)),
             client: client(),
             limits,
+            prompts: config.prompt_reader()?,
             retries: RetryBudget::default(),
             request_ids: RequestIds::default(),
             places: Arc::new(Semaphore::new(limits.concurrent_requests as usize)),

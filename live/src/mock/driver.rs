@@ -11,7 +11,7 @@ use lodestar_router::{InstanceMetrics, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
-use super::{MockCore, MockRequest, MockToken};
+use super::{MockCore, MockKvEvent, MockRequest, MockToken};
 
 /// Totals since the start, for `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,12 +42,18 @@ struct Driver<C> {
     open: BTreeMap<u32, Open>,
     totals: Totals,
     made: Vec<MockToken>,
+    kv_events: Option<mpsc::UnboundedSender<Vec<MockKvEvent>>>,
 }
 
 /// Drives the engine until nobody can send it a command any more.
-pub(super) fn drive<C: MockCore>(core: C, clock: Clock, commands: &Receiver<Command>) {
+pub(super) fn drive<C: MockCore>(
+    core: C,
+    clock: Clock,
+    kv_events: Option<mpsc::UnboundedSender<Vec<MockKvEvent>>>,
+    commands: &Receiver<Command>,
+) {
     let (open, totals) = (BTreeMap::new(), Totals::default());
-    let mut driver = Driver { core, clock, open, totals, made: Vec::new() };
+    let mut driver = Driver { core, clock, open, totals, made: Vec::new(), kv_events };
     loop {
         let command = match driver.core.next_wakeup().map(|at| driver.clock.when(at)) {
             None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -83,6 +89,10 @@ impl<C: MockCore> Driver<C> {
                     self.open.remove(&token.handle);
                 }
             }
+        }
+        let events = self.core.take_kv_events();
+        if let Some(publisher) = self.kv_events.as_ref().filter(|_| !events.is_empty()) {
+            let _ = publisher.send(events);
         }
         now
     }

@@ -20,6 +20,7 @@ use tracing::info;
 use super::clock::Clock;
 use super::completion::Answers;
 use super::driver::{Command, drive};
+use super::kv::{self, MockKvEndpoints};
 use super::request::{Api, Asked};
 use super::stream::Stream;
 use super::text::tokenise;
@@ -43,6 +44,7 @@ pub struct MockServer {
 struct Shared {
     model: String,
     limits: MockLimits,
+    kv_endpoints: Option<MockKvEndpoints>,
     commands: Sender<Command>,
     clock: Clock,
     next: AtomicU32,
@@ -67,14 +69,23 @@ impl MockServer {
             .map_err(|error| ServeError::Listen { address, error })?;
         let (commands, received) = channel();
         let limits = core.limits();
+        let (kv_endpoints, publisher) = match config.kv_events {
+            Some(address) => {
+                let publishing = kv::publish(address, &config.model, limits.block_size).await;
+                let (endpoints, publisher) = publishing.map_err(std::io::Error::other)?;
+                (Some(endpoints), Some(publisher))
+            }
+            None => (None, None),
+        };
         let clock = Clock::new(config.time_scale);
         std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || drive(core, clock, &received))?;
+            .spawn(move || drive(core, clock, publisher, &received))?;
         let request_ids = RequestIds::default();
         let shared = Shared {
             model: config.model,
             limits,
+            kv_endpoints,
             commands,
             clock,
             next: AtomicU32::new(0),
@@ -83,6 +94,11 @@ impl MockServer {
             started: unix_seconds(),
         };
         Ok(Self { listener, shared: Arc::new(shared) })
+    }
+
+    /// Where it publishes KV events, if it does.
+    pub fn kv_endpoints(&self) -> Option<&MockKvEndpoints> {
+        self.shared.kv_endpoints.as_ref()
     }
 
     /// Where it listens.
@@ -116,6 +132,9 @@ pub fn serve_mock<C: MockCore>(
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let server = MockServer::bind(address, config, core).await?;
+        if let Some(MockKvEndpoints { events, replay }) = server.kv_endpoints() {
+            info!("KV events at {events}, again at {replay}");
+        }
         info!("listening on {}", server.local_address()?);
         server.run(stop).await;
         Ok(())
@@ -157,6 +176,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Response<MockBod
             let Shared { model, started, limits, .. } = shared;
             value(StatusCode::OK, &models(model, *started, limits.max_model_len))
         }
+        (&Method::GET, "/kv_event_sources") => value(StatusCode::OK, &sources(shared)),
         (&Method::GET, "/metrics") => plain(
             StatusCode::OK,
             "text/plain; version=1.0.0; charset=utf-8",
@@ -220,6 +240,15 @@ fn tokenized(shared: &Shared, body: &[u8]) -> Response<MockBody> {
         StatusCode::OK,
         &json!({"count": count, "max_model_len": max_model_len, "tokens": tokens, "token_strs": null}),
     )
+}
+
+/// Where KV events come from, by data-parallel rank.
+fn sources(shared: &Shared) -> Value {
+    let source = |endpoints: &MockKvEndpoints| {
+        json!({"0": {"enable_kv_cache_events": true, "publisher": "zmq", "endpoint": endpoints.events,
+            "replay_endpoint": endpoints.replay}})
+    };
+    shared.kv_endpoints.as_ref().map_or_else(|| json!({}), source)
 }
 
 /// The page of metrics: those that routers read.

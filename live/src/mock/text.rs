@@ -67,6 +67,20 @@ pub(super) const fn token(id: u32) -> Span {
     Span { source: Source::Token(id), start: 0, tokens: 1 }
 }
 
+/// The id of a span's token.
+pub(super) fn token_id(span: &Span, at: u32) -> u32 {
+    match span.source {
+        Source::Token(id) => id,
+        Source::Output(answer) => {
+            let text = token_text(answer as u32, span.start + at);
+            let bytes = text.as_bytes().first_chunk().expect("four letters");
+            u32::from_le_bytes(*bytes)
+        }
+        // A text has no such tokens.
+        Source::Hash(_) | Source::Private(_) => u32::MAX,
+    }
+}
+
 /// One message, as a chat template writes it.
 pub(super) fn message(role: &str, content: &str, spans: &mut Vec<Span>) {
     spans.push(token(MESSAGE_START));

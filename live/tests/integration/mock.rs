@@ -58,7 +58,7 @@ impl MockCore for Steady {
 }
 
 async fn mock(time_scale: f64) -> SocketAddr {
-    let config = MockConfig { model: "tiny".to_owned(), time_scale };
+    let config = MockConfig { model: "tiny".to_owned(), time_scale, kv_events: None };
     let address = "127.0.0.1:0".parse().unwrap();
     let server = MockServer::bind(address, config, Steady::default()).await.unwrap();
     let address = server.local_address().unwrap();

@@ -120,7 +120,7 @@ async fn models_are_merged_and_health_is_the_proxys() {
     assert!(proxy.ask(&get("/health")).await.starts_with("HTTP/1.1 200 "));
 
     let nobody = Running::with(&[], |config| {
-        config.instances = vec![lodestar_live::InstanceEntry { url: "http://127.0.0.1:1".into() }];
+        config.instances = vec![lodestar_live::InstanceEntry::new("http://127.0.0.1:1".into())];
     })
     .await;
     let answer = nobody.ask(&get("/health")).await;
