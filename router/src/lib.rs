@@ -60,6 +60,7 @@
 //! ```
 
 mod block_map;
+mod checkpoint;
 mod config;
 mod decision;
 mod event;
@@ -77,6 +78,7 @@ mod time;
 mod training;
 
 pub use block_map::BlockMap;
+pub use checkpoint::{Checkpoint, CheckpointError, InstanceNames};
 pub use config::{PolicyConfig, RouterConfig, UnknownPolicy};
 pub use decision::{Candidate, Decision, Reason, Rejected};
 pub use event::{Event, InstanceId, InstanceMetrics, InstanceSpec, Scraped, Usage};

@@ -39,6 +39,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize as _, Deserializer};
 
+use crate::checkpoint::{CheckpointError, InstanceNames, Learned};
 use crate::config::PolicyConfig;
 use crate::decision::{Candidate, Reason};
 use crate::event::{InstanceId, InstanceMetrics, Usage};
@@ -52,6 +53,7 @@ use crate::time::Time;
 use crate::training::{Learning, Model, TrainingJob};
 
 pub use dynamo::DynamoParams;
+pub(crate) use lodestar::LodestarLearned;
 pub use lodestar::{LodestarParams, Objective};
 pub use prefix_cache::PrefixCacheParams;
 pub use prefix_hit_threshold::PrefixHitThresholdParams;
@@ -83,6 +85,24 @@ pub(crate) trait Policy: Debug + Send {
 
     /// Takes the result into use.
     fn install(&mut self, _now: Time, _model: Model) {}
+
+    /// A piece of work was lost; there may be another.
+    fn abandon_training(&mut self) {}
+
+    /// What it knows, if it learns and can go on from it.
+    fn learned(&self, _names: &InstanceNames) -> Option<Learned> {
+        None
+    }
+
+    /// Goes on from what was known; changes nothing if that cannot be.
+    fn restore(
+        &mut self,
+        _now: Time,
+        _learned: &Learned,
+        _names: &InstanceNames,
+    ) -> Result<(), CheckpointError> {
+        Err(CheckpointError::OtherPolicy)
+    }
 
     /// Pursues another objective from now on, if it has one.
     fn set_objective(&mut self, _objective: Objective) {}

@@ -4,6 +4,7 @@
 //! Sans-I/O: no clock, no socket, no lock. Whoever drives it says what time it is and what happened, so
 //! the same code decides in a simulation, in a proxy, and in the replay of a log.
 
+use crate::checkpoint::{Checkpoint, CheckpointError, InstanceNames};
 use crate::config::RouterConfig;
 use crate::decision::{Decision, Rejected};
 use crate::event::{Event, InstanceId, InstanceSpec, Scraped};
@@ -164,6 +165,30 @@ impl Router {
     /// Takes the result of a [`TrainingJob`] into use.
     pub fn install(&mut self, now: Time, model: Model) {
         self.policy.install(now, model);
+    }
+
+    /// A [`TrainingJob`] was lost, so no model comes of it; there may be another.
+    pub fn abandon_training(&mut self) {
+        self.policy.abandon_training();
+    }
+
+    /// What the policy has learned, with instances by name; `None` if it learns nothing that can be kept.
+    pub fn checkpoint(&self, names: &InstanceNames) -> Option<Checkpoint> {
+        self.policy.learned(names).map(Checkpoint::new)
+    }
+
+    /// Goes on from what was known; before the first request. `names` may be of instances that have not joined yet. Those
+    /// that the checkpoint does not know start from what it knows of the fleet.
+    ///
+    /// # Errors
+    /// When it is another version's or policy's, or damaged. Then nothing has changed.
+    pub fn restore(
+        &mut self,
+        now: Time,
+        checkpoint: &Checkpoint,
+        names: &InstanceNames,
+    ) -> Result<(), CheckpointError> {
+        self.policy.restore(now, checkpoint.learned()?, names)
     }
 
     /// Has the policy pursue another objective from now on; without effect on one that has none.

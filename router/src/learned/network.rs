@@ -247,6 +247,16 @@ pub(crate) struct Adam {
 }
 
 impl Adam {
+    /// Whether it has not begun, or fits `network` and every number in it is one.
+    pub(crate) fn is_sound(&self, network: &Network) -> bool {
+        let parameters = if self.steps == 0 { 0 } else { network.parameters().count() };
+        let mut numbers = self.mean.iter().chain(&self.square);
+        self.steps >= 0
+            && [self.mean.len(), self.square.len()] == [parameters; 2]
+            && numbers.all(|number| number.is_finite())
+            && self.square.iter().all(|&square| square >= 0.0)
+    }
+
     fn step(&mut self, network: &mut Network, gradient: &[f32], rate: f64, weight_decay: f64) {
         const MEAN_MEMORY: f32 = 0.9;
         const SQUARE_MEMORY: f32 = 0.999;

@@ -16,6 +16,7 @@
 
 mod caution;
 mod law;
+mod learned;
 mod objective;
 mod residual;
 mod reuse;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use caution::{Arm, COLD_SAMPLES, Caution};
 use law::{Law, Work};
+pub(crate) use learned::LodestarLearned;
 use objective::Expected;
 pub use objective::Objective;
 use residual::{Features, Residual};
@@ -36,6 +38,7 @@ use server::{Place, Sample, Server};
 use super::mooncake::Mooncake;
 use super::per_instance::PerInstance;
 use super::{Choice, Eligible, Fact, Policy};
+use crate::checkpoint::{CheckpointError, InstanceNames, Learned};
 use crate::decision::Reason;
 use crate::event::{InstanceId, Usage};
 use crate::ledger::Reservation;
@@ -140,6 +143,12 @@ impl Lodestar {
         let Place { features, expected_s, predicted_s, arm, .. } = sample.place;
         self.caution.learn(arm, predicted_s, sample.ttft_s);
         self.residual.learn(&features, sample.ttft_s / expected_s.max(1e-3));
+        let server = self.servers.entry(instance);
+        if server.check_recalled(sample) {
+            server.forget();
+            self.servers.iter_mut().filter(|server| server.is_unchecked()).for_each(Server::forget);
+            self.residual.forget();
+        }
         self.servers.entry(instance).learn(now, sample, &self.fleet);
         self.fleet.learn(&sample.work, sample.secs, None);
         let share = if sample.ttft_s > self.tail_s { TAIL } else { TAIL - 1.0 };
@@ -415,6 +424,24 @@ impl Policy for Lodestar {
 
     fn install(&mut self, _: Time, model: Model) {
         self.residual.install(model);
+    }
+
+    fn abandon_training(&mut self) {
+        self.residual.abandon_training();
+    }
+
+    fn learned(&self, names: &InstanceNames) -> Option<Learned> {
+        Some(Learned::Lodestar(Box::new(LodestarLearned::of(self, names))))
+    }
+
+    fn restore(
+        &mut self,
+        now: Time,
+        learned: &Learned,
+        names: &InstanceNames,
+    ) -> Result<(), CheckpointError> {
+        let Learned::Lodestar(learned) = learned;
+        learned.restore(self, now, names)
     }
 
     fn set_objective(&mut self, objective: Objective) {

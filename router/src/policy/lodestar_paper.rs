@@ -344,6 +344,10 @@ impl Policy for LodestarPaper {
         Some(TrainingJob { network, adam, rows, recipe: recipe(), passes: PASSES, seed })
     }
 
+    fn abandon_training(&mut self) {
+        self.training = None;
+    }
+
     fn install(&mut self, _: Time, model: Model) {
         let trained_on = self.training.take().expect("a model follows its job");
         self.predictor = Some(Predictor { network: model.network, trained_on });

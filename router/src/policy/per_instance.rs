@@ -28,6 +28,10 @@ impl<T: Default> PerInstance<T> {
         &mut self.entries[at].1
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().map(|(_, value)| value)
+    }
+
     pub(super) fn remove(&mut self, instance: InstanceId) {
         if let Ok(at) = self.find(instance) {
             self.entries.remove(at);

@@ -1,5 +1,6 @@
 //! The router as its drivers see it: one module for each thing it promises.
 
+mod checkpoint;
 mod decisions;
 mod information;
 mod ledger;

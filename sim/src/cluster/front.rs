@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use lodestar_router::{Model, Router, RouterConfig, Time};
+use lodestar_router::{
+    Checkpoint, CheckpointError, InstanceNames, Model, Router, RouterConfig, Time,
+};
 
 use super::event_queue::RequestIndex;
 use crate::random;
@@ -39,6 +41,21 @@ impl Front {
         });
         let others: Vec<Replica> = others.collect();
         Self { replicas: std::iter::once(start(config, seed)).chain(others).collect() }
+    }
+
+    /// Every router goes on from `checkpoint`.
+    pub(super) fn restore(
+        &mut self,
+        checkpoint: &Checkpoint,
+        names: &InstanceNames,
+    ) -> Result<(), CheckpointError> {
+        let mut replicas = self.replicas.iter_mut();
+        replicas.try_for_each(|replica| replica.router.restore(Time::ZERO, checkpoint, names))
+    }
+
+    /// What the first router has learned, if it learns.
+    pub(super) fn checkpoint(&self, names: &InstanceNames) -> Option<Checkpoint> {
+        self.replicas[0].router.checkpoint(names)
     }
 
     /// Who gets a request: they take turns in the order of the trace.

@@ -2,7 +2,9 @@
 //! (requests), `membership.rs` (joins and faults) and `observers.rs` (metrics and time series).
 
 use hashbrown::HashMap;
-use lodestar_router::{Duration, InstanceId, PolicyConfig, RouterConfig, Time};
+use lodestar_router::{
+    Checkpoint, Duration, InstanceId, InstanceNames, PolicyConfig, RouterConfig, Time,
+};
 use lodestar_traces::{Arrival, Source, TraceRequest};
 use rustc_hash::FxBuildHasher;
 
@@ -10,7 +12,7 @@ use super::config::ClusterConfig;
 use super::event_queue::{Event, EventQueue, RequestIndex};
 use super::front::Front;
 use super::kv_feed::KvFeed;
-use super::members::{self, Member};
+use super::members::{self, Member, Presence};
 use super::membership::planned_events;
 use super::observers::Scrapes;
 use super::stuck::Stuck;
@@ -50,6 +52,29 @@ pub fn simulate(
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<RunOutput, Stuck> {
     Run::new(config, requests, router, seed)?.run(on_progress)
+}
+
+/// [`simulate`], with routers that go on from `checkpoint` if there is one, and with what the first of them has learned in
+/// the end, if its policy keeps that. Instances are known again by their names.
+///
+/// # Errors
+/// As [`simulate`], and when routers cannot go on from that checkpoint.
+pub fn simulate_from(
+    checkpoint: Option<&Checkpoint>,
+    config: &ClusterConfig,
+    requests: &[TraceRequest],
+    router: RouterConfig,
+    seed: u64,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<(RunOutput, Option<Checkpoint>), Stuck> {
+    let mut run = Run::new(config, requests, router, seed)?;
+    if let Some(checkpoint) = checkpoint {
+        let names = run.names(|_| true);
+        run.front.restore(checkpoint, &names)?;
+    }
+    run.until_the_end(on_progress)?;
+    let learned = run.front.checkpoint(&run.names(|member| member.presence == Presence::Up));
+    Ok((run.finish(), learned))
 }
 
 /// Simulates `requests` on a cluster without a router: each request goes where a log says that it went.
@@ -172,6 +197,14 @@ impl<'a> Run<'a> {
         }
         run.queue.push(Time::ZERO + config.record_interval, Event::Record);
         Ok(run)
+    }
+
+    /// What the instances behind members are called.
+    fn names(&self, is_meant: impl Fn(&Member) -> bool) -> InstanceNames {
+        let name = |member: &Member| self.config.instances[member.instance].name.clone();
+        let members = (0..).map(InstanceId).zip(&self.members);
+        let meant = members.filter(|(_, member)| is_meant(member));
+        meant.map(|(id, member)| (id, name(member))).collect()
     }
 
     /// Goes on until every request has ended.

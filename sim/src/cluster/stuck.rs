@@ -1,7 +1,7 @@
 //! Why a run cannot start or cannot end. A simulation that hangs is worse than one that fails: every way
 //! to stand still is found by a watchdog and named, with the request, the resource and the rule.
 
-use lodestar_router::Time;
+use lodestar_router::{CheckpointError, Time};
 
 use super::plan::InvalidPlan;
 use crate::engine::InvalidConfig;
@@ -20,6 +20,9 @@ pub enum Stuck {
     /// There is nowhere to route to.
     #[error("the cluster has no instances; give at least one")]
     NoInstances,
+    /// The routers cannot go on from what was to be known.
+    #[error("the checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
     /// The plan of faults and joins contradicts itself.
     #[error(transparent)]
     InvalidPlan(#[from] InvalidPlan),

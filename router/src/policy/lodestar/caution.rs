@@ -9,6 +9,8 @@
 //! choice loses with confidence, the heuristic takes over, and the learned choice becomes the small group until it does not lose any more.
 //! Logarithms are compared: one wild time must not decide.
 
+use serde::{Deserialize, Serialize};
+
 use crate::rng::Rng;
 
 /// Samples of the fleet before the learned choice is used at all.
@@ -32,6 +34,8 @@ const STEP_BACK: f64 = 3.0;
 const RETURN: f64 = 1.5;
 /// Times in each group before they are compared.
 const COMPARED: f64 = 30.0;
+/// Times of each group that count after a restart.
+const RECALLED: f64 = 4.0;
 /// Times that a group remembers.
 const REMEMBERED: f64 = 100.0;
 
@@ -56,7 +60,8 @@ pub(super) struct Shares {
 }
 
 /// Mean and variance of logarithms of times, the last ones above all.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Tally {
     count: f64,
     mean: f64,
@@ -73,8 +78,13 @@ impl Tally {
     }
 }
 
+fn is_finite_and_not_negative(number: &f64) -> bool {
+    number.is_finite() && *number >= 0.0
+}
+
 /// What the router thinks of its own choices.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Caution {
     learned: Tally,
     heuristic: Tally,
@@ -86,6 +96,28 @@ pub(super) struct Caution {
 }
 
 impl Caution {
+    /// As it is after a restart: who decides stays, the reasons have to come again.
+    pub(super) fn recalled(&self) -> Self {
+        let mut recalled = self.clone();
+        for tally in [&mut recalled.learned, &mut recalled.heuristic] {
+            tally.count = tally.count.min(RECALLED);
+        }
+        recalled
+    }
+
+    /// Whether all numbers are such as requests give.
+    pub(super) fn is_sound(&self) -> bool {
+        let of_tally = |tally: &Tally| {
+            tally.mean.is_finite()
+                && [tally.count, tally.variance].iter().all(is_finite_and_not_negative)
+        };
+        of_tally(&self.learned)
+            && of_tally(&self.heuristic)
+            && [self.log_error, self.expected_s, self.regret_s]
+                .iter()
+                .all(is_finite_and_not_negative)
+    }
+
     /// Whether the heuristic has taken over.
     pub(super) const fn has_stepped_back(&self) -> bool {
         self.stepped_back

@@ -8,6 +8,8 @@
 //! weighs less (Huber). Older samples weigh less by [`MEMORY`] each time. No coefficient is negative: coordinate
 //! descent on the normal equations, started from the last solution, finds that minimum.
 
+use serde::{Deserialize, Serialize};
+
 /// Number of coefficients.
 pub(super) const TERMS: usize = 8;
 
@@ -19,6 +21,8 @@ pub(super) struct Work(pub(super) [f64; TERMS]);
 const CHUNK_TOKENS: f64 = 2048.0;
 /// What a sample weighs after the next.
 const MEMORY: f64 = 0.985;
+/// What is kept of all samples' weight, which is that of some sixty, over a restart.
+const RECALLED: f64 = 0.1;
 /// Samples that the prior counts for.
 const PRIOR_SAMPLES: f64 = 0.5;
 /// Relative error beyond which a sample's weight falls.
@@ -71,7 +75,8 @@ impl Work {
 const GENERIC_TPOT: [f64; TERMS] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0002, 0.01];
 
 /// Normal equations and their solution.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Law {
     /// Coefficients without samples.
     generic: [f64; TERMS],
@@ -117,9 +122,36 @@ impl Law {
     /// Forgets nearly everything it was taught: what it has learned stays until new samples say otherwise.
     pub(super) fn doubt(&mut self) {
         const KEPT: f64 = 0.02;
-        self.squares.iter_mut().flatten().for_each(|square| *square *= KEPT);
-        self.products.iter_mut().for_each(|product| *product *= KEPT);
+        self.keep(KEPT);
         self.samples = self.samples.min(4);
+    }
+
+    /// As it is believed after a restart.
+    pub(super) fn recalled(&self) -> Self {
+        let mut law = self.clone();
+        law.keep(RECALLED);
+        law
+    }
+
+    /// The same, and tried like one of which little is known.
+    pub(super) fn recalled_in_doubt(&self) -> Self {
+        Self { samples: self.samples.min(2), ..self.recalled() }
+    }
+
+    /// Lets all samples weigh so much of what they did.
+    fn keep(&mut self, part: f64) {
+        self.squares.iter_mut().flatten().for_each(|square| *square *= part);
+        self.products.iter_mut().for_each(|product| *product *= part);
+    }
+
+    /// Whether all numbers are such as samples give.
+    pub(super) fn is_sound(&self) -> bool {
+        // A rounding error in what is ahead makes sums a hair negative.
+        let mut sums = self.squares.iter().flatten().chain(&self.products);
+        let mut coefficients =
+            self.coefficients.iter().chain(&self.generic).chain([&self.resolution_s]);
+        sums.all(|number| number.is_finite())
+            && coefficients.all(|number| number.is_finite() && *number >= 0.0)
     }
 
     /// `work` has taken `secs`. Without samples, it is believed to be as `prior`.

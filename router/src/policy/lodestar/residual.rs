@@ -8,6 +8,8 @@
 //! Trained every second of traffic on what is new and on as much of what is old. Old samples are kept by the
 //! size of what was expected, so that a quiet hour does not make it forget what a queue is.
 
+use serde::{Deserialize, Serialize};
+
 use crate::learned::network::{Activations, Adam, Loss, Network, Normaliser, Recipe, Rows};
 use crate::rng::Rng;
 use crate::time::{Duration, Time};
@@ -33,6 +35,8 @@ const SIZES_OF_TTFT: usize = 12;
 const TRUSTED_SAMPLES: u64 = 64;
 /// Largest factor that is learned or believed.
 const FACTOR_MAX: f64 = 4.0;
+/// What is kept of the averages of errors, which are those of some hundred samples, over a restart.
+const RECALLED: f64 = 0.05;
 /// Weight of the next error in the averages, and of the next miss in the width.
 const ERROR_WEIGHT: f64 = 0.01;
 
@@ -45,7 +49,8 @@ pub(super) struct Correction {
     pub(super) high: f64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Sample {
     features: Features,
     factor: f32,
@@ -63,6 +68,8 @@ pub(super) struct Residual {
     samples: u64,
     trained_at: Time,
     is_training: bool,
+    /// The model under way comes of what was forgotten since.
+    is_job_stale: bool,
     activations: Activations,
     /// Mean squared relative error of the law, and of both together.
     law_error: f64,
@@ -73,7 +80,74 @@ pub(super) struct Residual {
     covered: f64,
 }
 
+/// What outlives a process; fields as those of [`Residual`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Learned {
+    network: Network,
+    adam: Adam,
+    fresh: Vec<Sample>,
+    kept: Vec<Vec<Sample>>,
+    samples: u64,
+    law_error: f64,
+    network_error: f64,
+    ln_width: f64,
+    covered: f64,
+}
+
+impl Learned {
+    /// Whether shapes are those of this version and all numbers such as samples give.
+    pub(super) fn is_sound(&self) -> bool {
+        let mut samples = self.kept.iter().flatten().chain(&self.fresh);
+        let is_sound = |sample: &Sample| {
+            sample.features.iter().chain([&sample.factor]).all(|number| number.is_finite())
+        };
+        let not_negative = |number: f64| number.is_finite() && number >= 0.0;
+        self.network.is_sound(&SIZES)
+            && self.adam.is_sound(&self.network)
+            && self.kept.len() == SIZES_OF_TTFT
+            && self.kept.iter().all(|kept| kept.len() <= KEPT)
+            && self.fresh.len() <= BATCH
+            && samples.all(is_sound)
+            && [self.law_error, self.network_error, self.covered].into_iter().all(not_negative)
+            && self.ln_width.is_finite()
+    }
+}
+
 impl Residual {
+    /// Starts over. Work under way is still to come back.
+    pub(super) fn forget(&mut self) {
+        let Self { is_training, trained_at, .. } = *self;
+        let fresh = Self::new(self.rng.clone());
+        *self = Self { is_training, is_job_stale: is_training, trained_at, ..fresh };
+    }
+
+    /// What it knows.
+    pub(super) fn learned(&self) -> Learned {
+        Learned {
+            network: self.network.clone(),
+            adam: self.adam.clone(),
+            fresh: self.fresh.clone(),
+            kept: self.kept.clone(),
+            samples: self.samples,
+            law_error: self.law_error,
+            network_error: self.network_error,
+            ln_width: self.ln_width,
+            covered: self.covered,
+        }
+    }
+
+    /// Goes on from what was known. The network is trusted as long as the first samples do not speak against it.
+    pub(super) fn restore(&mut self, learned: &Learned) {
+        let learned = learned.clone();
+        (self.network, self.adam) = (learned.network, learned.adam);
+        (self.fresh, self.kept) = (learned.fresh, learned.kept);
+        self.samples = learned.samples;
+        self.law_error = RECALLED * learned.law_error;
+        self.network_error = RECALLED * learned.network_error;
+        (self.ln_width, self.covered) = (learned.ln_width, learned.covered);
+    }
+
     pub(super) fn new(mut rng: Rng) -> Self {
         let network = Network::new(&SIZES, &mut rng).with_constant_outputs(&[1.0, 0.8, 1.3]);
         Self {
@@ -85,6 +159,7 @@ impl Residual {
             samples: 0,
             trained_at: Time::ZERO,
             is_training: false,
+            is_job_stale: false,
             activations: Activations::default(),
             law_error: 0.0,
             network_error: 0.0,
@@ -182,10 +257,16 @@ impl Residual {
         Some(TrainingJob { network, adam: self.adam.clone(), rows, recipe, passes: 2, seed })
     }
 
+    /// What was given out is lost.
+    pub(super) const fn abandon_training(&mut self) {
+        (self.is_training, self.is_job_stale) = (false, false);
+    }
+
     /// Takes a trained network into use, unless it is broken.
     pub(super) fn install(&mut self, model: Model) {
         self.is_training = false;
-        if model.network.is_sound(&SIZES) {
+        let is_stale = std::mem::take(&mut self.is_job_stale);
+        if !is_stale && model.network.is_sound(&SIZES) {
             (self.network, self.adam) = (model.network, model.adam);
         }
     }

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
+use serde::{Deserialize, Serialize};
 
 use crate::request::BlockHash;
 use crate::time::{Duration, Time};
@@ -26,6 +27,8 @@ const FOLLOWED: usize = 1 << 16;
 const AGES: usize = 32;
 /// Time constant of the counts, s.
 const AVERAGE_S: f64 = 300.0;
+/// Uses that count after a restart.
+const RECALLED_USES: f64 = 1000.0;
 /// Part of a capacity after which its turnover is written down.
 const MARKS: u64 = 16;
 
@@ -38,6 +41,20 @@ pub(super) struct Reuse {
     uses: f64,
     reuses: [f64; AGES],
     counted_at: Time,
+}
+
+/// How often blocks were used again, without which blocks those were.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReuseCounts {
+    uses: f64,
+    reuses: [f64; AGES],
+}
+
+impl ReuseCounts {
+    pub(super) fn is_sound(&self) -> bool {
+        self.reuses.iter().chain([&self.uses]).all(|count| count.is_finite() && *count >= 0.0)
+    }
 }
 
 /// How fast one cache turns over.
@@ -53,6 +70,18 @@ fn age_index(age: Duration) -> usize {
 }
 
 impl Reuse {
+    pub(super) const fn counts(&self) -> ReuseCounts {
+        ReuseCounts { uses: self.uses, reuses: self.reuses }
+    }
+
+    /// Goes on from earlier counts.
+    pub(super) fn restore(&mut self, now: Time, counts: ReuseCounts) {
+        let part = (RECALLED_USES / counts.uses.max(1.0)).min(1.0);
+        self.uses = counts.uses * part;
+        self.reuses = counts.reuses.map(|count| count * part);
+        self.counted_at = now;
+    }
+
     /// A prompt is used.
     pub(super) fn used(&mut self, now: Time, chain: &[BlockHash]) {
         let secs = now.saturating_since(self.counted_at).as_secs_f64();

@@ -22,6 +22,8 @@ const DRIFT: f64 = std::f64::consts::LN_2;
 const DRIFT_ERROR_MAX: f64 = 1.5;
 /// Samples before and between two alarms.
 const DRIFT_SAMPLES: u32 = 8;
+/// Samples after which what was known before a restart is confirmed or not.
+const CHECKED_SAMPLES: u32 = 3;
 /// Weight of the next scrape.
 const FOREIGN_WEIGHT: f64 = 0.2;
 /// At least so much of a time is its own.
@@ -120,6 +122,8 @@ pub(super) struct Server {
     law: Law,
     /// Of times per output token.
     pub(super) tpot: Law,
+    /// Until its first samples have confirmed what was known before a restart.
+    recalled: Option<Recalled>,
     sampled_at: Time,
     /// Mean logarithm of actual over expected, and samples since the last alarm.
     drift: f64,
@@ -132,6 +136,14 @@ pub(super) struct Server {
     pub(super) foreign: Foreign,
     /// Of its KV cache.
     pub(super) capacity_tokens: u64,
+}
+
+/// What was known before a restart, and how far off it has been: a sum of logarithms.
+#[derive(Clone, Debug)]
+struct Recalled {
+    law: Law,
+    samples: u32,
+    error: f64,
 }
 
 /// What a first token has shown.
@@ -152,6 +164,7 @@ impl Default for Server {
             head_started: Time::ZERO,
             law: Law::of_ttft(),
             tpot: Law::of_tpot(),
+            recalled: None,
             sampled_at: Time::ZERO,
             drift: 0.0,
             since_alarm: 0,
@@ -164,7 +177,48 @@ impl Default for Server {
     }
 }
 
+fn ln(secs: f64) -> f64 {
+    libm::log(secs.max(1e-3))
+}
+
 impl Server {
+    /// One of which so much was known before a restart.
+    pub(super) fn recalled(now: Time, ttft: &Law, tpot: &Law) -> Self {
+        let (law, tpot) = (ttft.recalled_in_doubt(), tpot.recalled_in_doubt());
+        let recalled = Some(Recalled { law: law.clone(), samples: 0, error: 0.0 });
+        Self { law, tpot, recalled, sampled_at: now, busy_at: now, ..Self::default() }
+    }
+
+    /// Compares a first token with what was known before a restart. Answers whether that was wrong.
+    pub(super) fn check_recalled(&mut self, sample: &Sample) -> bool {
+        let Some(recalled) = &mut self.recalled else { return false };
+        let expected_s = recalled.law.secs(&sample.work);
+        recalled.error += ln(sample.secs) - ln(expected_s);
+        recalled.samples += 1;
+        if recalled.samples < CHECKED_SAMPLES {
+            return false;
+        }
+        let error = recalled.error / f64::from(CHECKED_SAMPLES);
+        self.recalled = None;
+        error.abs() > DRIFT
+    }
+
+    /// Knows no more of its speed than of any other's.
+    pub(super) fn forget(&mut self) {
+        (self.law, self.tpot) = (Law::of_ttft(), Law::of_tpot());
+        self.recalled = None;
+    }
+
+    /// Whether what is known of it is from before a restart, and not checked yet.
+    pub(super) const fn is_unchecked(&self) -> bool {
+        self.recalled.is_some()
+    }
+
+    /// Of times to first token and per output token.
+    pub(super) const fn laws(&self) -> (&Law, &Law) {
+        (&self.law, &self.tpot)
+    }
+
     /// Seconds until a request that came now would be at the head.
     pub(super) fn wait_secs(&self, now: Time) -> f64 {
         let Some(head) = self.queue.front() else { return 0.0 };
@@ -195,7 +249,6 @@ impl Server {
 
     /// Learns from a first token. Answers whether the instance is not what it was.
     pub(super) fn learn(&mut self, now: Time, sample: &Sample, fleet: &Law) -> bool {
-        let ln = |secs: f64| libm::log(secs.max(1e-3));
         let error = ln(sample.secs) - ln(self.law.secs(&sample.work));
         self.drift += DRIFT_WEIGHT * (error.clamp(-DRIFT_ERROR_MAX, DRIFT_ERROR_MAX) - self.drift);
         self.since_alarm += 1;
