@@ -5,9 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use lodestar_router::{Information, PolicyConfig};
+use lodestar_live::{read_checkpoint, write_checkpoint};
+use lodestar_router::{
+    Checkpoint, Information, InstanceNames, PolicyConfig, Router, RouterConfig, Time,
+};
 use lodestar_scenarios::{
     Fleet, Marks, OutputDir, Replay, Replayed, Results, Summary, Workload, compare, load,
 };
@@ -44,6 +47,12 @@ pub(crate) struct ReplayArgs {
     /// Folder for tables, summary and figures; earlier results in it are replaced
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Let the policy go on from what it had learned (docs/formats.md); it must be the only one
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Write what the policy has learned in the end; it must be the only one
+    #[arg(long, value_name = "FILE")]
+    save_checkpoint: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
@@ -74,6 +83,7 @@ impl Threads {
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let fleet: Fleet = args.fleet.parse()?;
     let policies = policies(&args.policy)?;
+    let checkpoint = checkpoint(args, &policies)?;
     let read_options = ReadOptions { seed: args.seed, ..args.read.options()? };
     let trace = read_all(&args.trace, &read_options)?;
     for note in &trace.notes {
@@ -82,12 +92,43 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy();
     let workload =
         Workload { name: &name, read_options: Some(read_options), requests: &trace.requests };
-    let replay = Replay::new(workload, fleet, &args.model, policies, args.seed)?;
+    let mut replay = Replay::new(workload, fleet, &args.model, policies, args.seed)?;
+    if let Some(checkpoint) = checkpoint {
+        replay = replay.with_checkpoint(checkpoint);
+    }
     let information = match args.information {
         InformationArg::Deployed => Information::Deployed,
         InformationArg::Ideal => Information::Ideal,
     };
-    execute(&replay.with_information(information), &args.beside, &args.out, args.threads)
+    let learned =
+        execute(&replay.with_information(information), &args.beside, &args.out, args.threads)?;
+    if let (Some(path), [Some(learned)]) = (&args.save_checkpoint, &learned[..]) {
+        write_checkpoint(path, learned)?;
+    }
+    Ok(())
+}
+
+/// The checkpoint to go on from, before time is spent on anything else; and whether one can be saved.
+fn checkpoint(args: &ReplayArgs, policies: &[PolicyConfig]) -> anyhow::Result<Option<Checkpoint>> {
+    if args.checkpoint.is_none() && args.save_checkpoint.is_none() {
+        return Ok(None);
+    }
+    let [policy] = policies else {
+        bail!("a checkpoint is of one policy; give --policy lodestar and no other");
+    };
+    let name = policy.name();
+    let mut router = Router::new(RouterConfig::new(policy.clone()), args.seed);
+    if router.checkpoint(&InstanceNames::new()).is_none() {
+        bail!("policy `{name}` keeps nothing in a checkpoint; `lodestar` does");
+    }
+    let Some(path) = &args.checkpoint else { return Ok(None) };
+    let Some(checkpoint) = read_checkpoint(path)? else {
+        bail!("checkpoint {}: there is no such file; check the path", path.display());
+    };
+    router
+        .restore(Time::ZERO, &checkpoint, &InstanceNames::new())
+        .with_context(|| format!("checkpoint {}", path.display()))?;
+    Ok(Some(checkpoint))
 }
 
 fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
@@ -104,17 +145,17 @@ fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// Runs a replay, writes its results and prints the comparison.
+/// Runs a replay, writes its results and prints the comparison. Answers what each policy has learned.
 pub(crate) fn execute(
     replay: &Replay<'_>,
     beside: &[PathBuf],
     out: &Path,
     threads: Threads,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<Option<Checkpoint>>> {
     let others = beside.iter().map(|folder| load(folder)).collect::<Result<Vec<_>, _>>()?;
     let output = OutputDir::create(out)?;
     let progress = Progress::new(replay.total_requests());
-    let Replayed { mut results, mut wall } =
+    let Replayed { mut results, mut wall, checkpoints } =
         replay.run(threads.threads, &|ended| progress.advance(ended))?;
     drop(progress);
     for (other, folder) in others.into_iter().zip(beside) {
@@ -123,7 +164,8 @@ pub(crate) fn execute(
     wall.resize(results.runs.len(), Duration::ZERO);
     keep(output, &results)?;
 
-    print(out, &results, &wall).context("cannot write to stdout")
+    print(out, &results, &wall).context("cannot write to stdout")?;
+    Ok(checkpoints)
 }
 
 /// Writes a results folder, figures included.

@@ -75,6 +75,35 @@ fn a_flag_out_of_range_is_named() {
 }
 
 #[test]
+fn a_checkpoint_is_saved_and_gone_on_from_and_a_wrong_one_is_refused() {
+    let folder = Folder::new();
+    let run = "replay t.jsonl --fleet l4:2 --out o";
+    let (code, _, stderr) =
+        folder.lodestar(&format!("{run} --policy lodestar --save-checkpoint c"));
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) =
+        folder.lodestar(&format!("{run} --policy lodestar-e2e --checkpoint c --save-checkpoint d"));
+    assert_eq!(code, 0, "{stderr}");
+    let whole = fs::read(folder.path().join("d")).unwrap();
+    fs::write(folder.path().join("cut"), &whole[..whole.len() / 2]).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    fs::write(folder.path().join("flipped"), flipped).unwrap();
+    for (arguments, part) in [
+        ("--policy lodestar --checkpoint cut", "checkpoint cut: it is damaged"),
+        ("--policy lodestar --checkpoint flipped", "checkpoint flipped: it is damaged"),
+        ("--policy lodestar --checkpoint t.jsonl", "checkpoint t.jsonl: its first line is not"),
+        ("--policy lodestar --checkpoint absent", "checkpoint absent: there is no such file"),
+        ("--policy lodestar,random --checkpoint c", "a checkpoint is of one policy"),
+        ("--policy lodestar-paper --checkpoint c", "policy `lodestar-paper` keeps nothing"),
+        ("--policy random --save-checkpoint x", "policy `random` keeps nothing"),
+    ] {
+        let message = folder.refusal(&format!("{run} {arguments}"));
+        assert!(message.contains(part), "{arguments}: {message}");
+    }
+}
+
+#[test]
 fn lists_may_have_spaces_and_capitals() {
     let folder = Folder::new();
     let output = Command::new(env!("CARGO_BIN_EXE_lodestar"))

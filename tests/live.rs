@@ -154,6 +154,56 @@ fn requests_that_went_past_the_proxy_are_known_by_kv_events() {
 }
 
 #[test]
+fn what_is_learned_is_kept_and_a_damaged_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mock = Server::mock();
+    let config = folder.path().join("serve.toml");
+    let text = format!(
+        "listen = '127.0.0.1:0'\ninstances = [{{url = 'http://{}'}}]\n\
+         [router]\npolicy = {{name = 'lodestar'}}\ncheckpoint = 'learned.json'\n",
+        mock.address
+    );
+    std::fs::write(&config, text).unwrap();
+    let checkpoint = folder.path().join("learned.json");
+    let serve = ["serve", "--config", config.to_str().unwrap()];
+    let samples = || {
+        let text = std::fs::read_to_string(&checkpoint).unwrap();
+        let value: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+        let learned = &value["learned"]["lodestar"];
+        let url = format!("http://{}", mock.address);
+        assert!(learned["instances"][url]["ttft"]["samples"].as_u64() >= Some(1), "{learned}");
+        learned["fleet"]["samples"].as_u64().unwrap()
+    };
+    for requests in [3, 6] {
+        let mut proxy = Server::start(&serve);
+        let health = "GET /health HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\r\n";
+        while !proxy.ask(health).0.starts_with("HTTP/1.1 200 ") {}
+        for _ in 0..3 {
+            // Long enough that decoding one token does not hide the prefill.
+            let question = "Tell me about the stars. ".repeat(400);
+            let body =
+                format!(r#"{{"model":"llama-3.1-8b","prompt":"{question}","max_tokens":1}}"#);
+            let (head, _) = proxy.ask(&format!(
+                "POST /v1/completions HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\
+                 content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            ));
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        }
+        let id = proxy.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(proxy.process.wait().unwrap().success());
+        assert_eq!(samples(), requests, "what the runs before have learned is in it");
+    }
+    let whole = std::fs::read(&checkpoint).unwrap();
+    std::fs::write(&checkpoint, &whole[..whole.len() - 9]).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lodestar")).args(serve).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("learned.json: it is damaged") && stderr.contains("delete or move it"));
+}
+
+#[test]
 fn what_cannot_be_served_is_named() {
     for (arguments, part) in [
         (&["serve", "--instance", "h:1"][..], "error: instance `h:1`: the scheme is missing"),

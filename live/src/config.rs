@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use lodestar_router::{Information, PolicyConfig, RouterConfig};
+use lodestar_router::{Information, InstanceNames, PolicyConfig, Router, RouterConfig};
 use serde::Deserialize;
 
 use crate::backend::{Backend, InvalidUrl};
@@ -55,6 +55,8 @@ pub struct RouterSection {
     pub information: Information,
     /// Of what the policy draws at random.
     pub seed: u64,
+    /// Where what the policy has learned is kept: read at the start, written each minute and at the end.
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// PEM files.
@@ -91,8 +93,14 @@ impl Default for RouterSection {
     fn default() -> Self {
         let policy = PolicyConfig::from_name("prefix-cache").expect("the router knows it");
         let RouterConfig { policy, block_tokens, .. } = RouterConfig::new(policy);
-        let tokenizer = None;
-        Self { policy, block_tokens, tokenizer, information: Information::Ideal, seed: 0 }
+        Self {
+            policy,
+            block_tokens,
+            tokenizer: None,
+            information: Information::Ideal,
+            seed: 0,
+            checkpoint: None,
+        }
     }
 }
 
@@ -166,6 +174,9 @@ pub enum ConfigError {
         /// What is wrong.
         complaint: String,
     },
+    /// Nothing to keep.
+    #[error("`router.checkpoint`: policy `{0}` keeps nothing in a checkpoint; `lodestar` does")]
+    NoCheckpoint(String),
     /// Certificates or key.
     #[error("{}: {complaint}", .path.display())]
     Tls {
@@ -198,8 +209,9 @@ impl ServeConfig {
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| ConfigError::Toml { path: path.to_owned(), error: Box::new(error) })?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        let RouterSection { tokenizer, checkpoint, .. } = &mut config.router;
         let tls = config.tls.iter_mut().flat_map(|tls| [&mut tls.certificates, &mut tls.key]);
-        for file in tls.chain(&mut config.router.tokenizer) {
+        for file in tls.chain(tokenizer).chain(checkpoint) {
             *file = folder.join(&file);
         }
         Ok(config)
@@ -227,6 +239,11 @@ impl ServeConfig {
             && self.router.tokenizer.is_some();
         if self.router_config().uses_kv_events() && !hears_all {
             return Err(ConfigError::KvEvents(self.router.policy.name().into_owned()));
+        }
+        let router = || Router::new(self.router_config(), self.router.seed);
+        if self.router.checkpoint.is_some() && router().checkpoint(&InstanceNames::new()).is_none()
+        {
+            return Err(ConfigError::NoCheckpoint(self.router.policy.name().into_owned()));
         }
         self.tls.as_ref().map(crate::tls::acceptor).transpose()?;
         self.prompt_reader()?;
@@ -348,6 +365,10 @@ mod tests {
             (
                 "instances = [{url = 'http://a:1'}]\nrouter.policy = {name = 'x'}",
                 "unknown variant `x`",
+            ),
+            (
+                "instances = [{url = 'http://a:1'}]\nrouter.checkpoint = 'c.json'",
+                "policy `prefix-cache` keeps nothing in a checkpoint",
             ),
             (
                 "instances = [{url = 'http://a:1'}]\ntls = {certificates = 'c.pem', key = 'k.pem'}",

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lodestar_router::{
-    Event, InstanceId, InstanceMetrics, InstanceSpec, Load, Reason, Rejected, Request, RequestId,
-    Router, RouterConfig, Scraped, Time, TrainingJob, Usage,
+    Checkpoint, CheckpointError, Event, InstanceId, InstanceMetrics, InstanceNames, InstanceSpec,
+    Load, Reason, Rejected, Request, RequestId, Router, RouterConfig, Scraped, Time, TrainingJob,
+    Usage,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -37,6 +38,8 @@ struct State {
     router: Router,
     members: BTreeMap<InstanceId, Arc<Member>>,
     next_instance: u32,
+    /// Instances that a checkpoint may know and that have not joined since the start, by URL.
+    expected: BTreeMap<String, InstanceId>,
     next_request: u64,
     next_turn: u32,
     decisions: BTreeMap<Reason, u64>,
@@ -88,6 +91,7 @@ impl Dispatcher {
                 router: Router::new(config, seed),
                 members: BTreeMap::new(),
                 next_instance: 0,
+                expected: BTreeMap::new(),
                 next_request: 0,
                 next_turn: 0,
                 decisions: BTreeMap::new(),
@@ -134,11 +138,36 @@ impl Dispatcher {
         });
     }
 
+    /// Goes on from a checkpoint, in which instances have their URLs as names; before any of them has joined.
+    pub(crate) fn restore<'a>(
+        &self,
+        checkpoint: &Checkpoint,
+        urls: impl Iterator<Item = &'a str>,
+    ) -> Result<(), CheckpointError> {
+        let (now, mut state) = self.lock();
+        let ids = (state.next_instance..).map(InstanceId);
+        let names: InstanceNames = ids.zip(urls.map(str::to_owned)).collect();
+        state.router.restore(now, checkpoint, &names)?;
+        state.next_instance += names.len() as u32;
+        state.expected = names.into_iter().map(|(id, url)| (url, id)).collect();
+        Ok(())
+    }
+
+    /// What has been learned so far, if the policy keeps that.
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
+        let (_, state) = self.lock();
+        let members = state.members.values().map(|member| (member.id, member.backend.url.clone()));
+        let expected = state.expected.iter().map(|(url, &id)| (id, url.clone()));
+        state.router.checkpoint(&members.chain(expected).collect())
+    }
+
     /// The instance may be chosen from now on.
     pub(crate) fn join(&self, backend: Arc<Backend>, spec: InstanceSpec) -> Arc<Member> {
         let (now, mut state) = self.lock();
-        let id = InstanceId(state.next_instance);
-        state.next_instance += 1;
+        let id = state.expected.remove(&backend.url).unwrap_or_else(|| {
+            state.next_instance += 1;
+            InstanceId(state.next_instance - 1)
+        });
         let member = Arc::new(Member { id, backend, presence: watch::Sender::new(Presence::Here) });
         state.members.insert(id, Arc::clone(&member));
         state.router.observe(now, &Event::InstanceJoined { instance: id, spec });

@@ -11,9 +11,11 @@ mod api_error;
 mod attempt;
 mod backend;
 mod bench;
+mod checkpoint_file;
 mod config;
 mod counters;
 mod dispatcher;
+mod keeper;
 mod kv_events;
 mod listener;
 mod metrics;
@@ -32,6 +34,7 @@ pub use self::backend::InvalidUrl;
 pub use self::bench::{
     BenchConfig, BenchError, BenchOutcome, BenchProgress, BenchRecord, BenchReport, bench,
 };
+pub use self::checkpoint_file::{CheckpointFileError, read_checkpoint, write_checkpoint};
 pub use self::config::{ConfigError, InstanceEntry, Limits, RouterSection, ServeConfig, TlsFiles};
 pub use self::metrics::{MetricsError, parse_metrics};
 pub use self::proxy::{Proxy, ProxyView, ServeError};

@@ -17,8 +17,10 @@ use tracing::{info, warn};
 
 use crate::api_error::ApiError;
 use crate::backend::{Backend, Client, client, strip_hop_by_hop};
+use crate::checkpoint_file::CheckpointFileError;
 use crate::config::{ConfigError, Limits, ServeConfig};
 use crate::dispatcher::{Dispatcher, Member};
+use crate::keeper::Keeper;
 use crate::prompt::PromptReader;
 use crate::relay::Relay;
 use crate::request_id::RequestIds;
@@ -56,6 +58,8 @@ pub struct Proxy {
     tls: Option<tokio_rustls::TlsAcceptor>,
     backends: Vec<Arc<Backend>>,
     shared: Arc<Shared>,
+    /// Where what is learned is kept.
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -90,6 +94,9 @@ pub enum ServeError {
     /// What it was told.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What was learned cannot be gone on from.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointFileError),
     /// The address is taken, or not ours.
     #[error("cannot listen on {address}: {error}; choose another with --listen or `listen`")]
     Listen {
@@ -128,8 +135,14 @@ impl Proxy {
             .await
             .map_err(|error| ServeError::Listen { address, error })?;
         let limits = config.limits;
+        let backends: Vec<_> = config.backends()?.into_iter().map(Arc::new).collect();
+        let dispatcher = Dispatcher::new(config.router_config(), config.router.seed);
+        let keeper = config.router.checkpoint.as_deref().map(Keeper::new);
+        if let Some(keeper) = &keeper {
+            keeper.restore(&dispatcher, &backends)?;
+        }
         let shared = Shared {
-            dispatcher: Arc::new(Dispatcher::new(config.router_config(), config.router.seed)),
+            dispatcher: Arc::new(dispatcher),
             client: client(),
             limits,
             prompts: config.prompt_reader()?,
@@ -140,7 +153,8 @@ impl Proxy {
         Ok(Self {
             listener,
             tls: config.tls.as_ref().map(tls::acceptor).transpose()?,
-            backends: config.backends()?.into_iter().map(Arc::new).collect(),
+            backends,
+            keeper,
             shared: Arc::new(shared),
         })
     }
@@ -160,19 +174,27 @@ impl Proxy {
 
     /// Serves until `shutdown` is ready, then lets requests end.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, tls, backends, shared } = self;
+        let Self { listener, tls, backends, shared, keeper } = self;
         let mut monitors = tokio::task::JoinSet::new();
         let instances = backends.len();
         for backend in backends {
             let (dispatcher, client) = (Arc::clone(&shared.dispatcher), shared.client.clone());
             monitors.spawn(monitor::watch(dispatcher, backend, client, instances));
         }
+        if let Some(keeper) = keeper.clone() {
+            monitors.spawn(keeper.keep(Arc::clone(&shared.dispatcher)));
+        }
+        let dispatcher = Arc::clone(&shared.dispatcher);
         let drain = Duration::from_secs(shared.limits.drain_s);
         let handler = move |request| {
             let shared = Arc::clone(&shared);
             async move { handle(&shared, request).await }
         };
         listener::run(listener, tls, handler, shutdown, drain).await;
+        drop(monitors);
+        if let Some(keeper) = keeper {
+            keeper.save(&dispatcher).await;
+        }
         info!("stopped");
     }
 }

@@ -7,8 +7,8 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use lodestar_router::{Information, PolicyConfig, RouterConfig};
-use lodestar_sim::{ClusterConfig, Stuck, simulate};
+use lodestar_router::{Checkpoint, Information, PolicyConfig, RouterConfig};
+use lodestar_sim::{ClusterConfig, Stuck, simulate_from};
 use lodestar_traces::{ReadOptions, TraceRequest};
 use rayon::prelude::*;
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
@@ -24,6 +24,7 @@ pub struct Replay<'a> {
     scenario: Scenario,
     cluster: ClusterConfig,
     requests: &'a [TraceRequest],
+    checkpoint: Option<Checkpoint>,
 }
 
 /// Requests, and what they are to be called in the results.
@@ -44,6 +45,8 @@ pub struct Replayed {
     pub results: Results,
     /// How long each run took on this machine; no part of the results.
     pub wall: Vec<Duration>,
+    /// What each policy has learned, if it keeps that.
+    pub checkpoints: Vec<Option<Checkpoint>>,
 }
 
 /// Why a replay cannot start or did not end.
@@ -113,13 +116,20 @@ impl<'a> Replay<'a> {
         let measured = Vec::new();
         let scenario =
             Scenario { trace, fleet, model, step_times, policies, measured, information, seed };
-        Ok(Self { scenario, cluster, requests })
+        Ok(Self { scenario, cluster, requests, checkpoint: None })
     }
 
     /// Lets every policy see this.
     #[must_use]
     pub fn with_information(mut self, information: Information) -> Self {
         self.scenario.information = information;
+        self
+    }
+
+    /// Lets every policy go on from this. It is no part of the scenario: the manifest does not know it.
+    #[must_use]
+    pub fn with_checkpoint(mut self, checkpoint: Checkpoint) -> Self {
+        self.checkpoint = Some(checkpoint);
         self
     }
 
@@ -149,19 +159,22 @@ impl<'a> Replay<'a> {
         });
         let mut tables = Vec::with_capacity(runs.len());
         let mut wall = Vec::with_capacity(runs.len());
+        let mut checkpoints = Vec::with_capacity(runs.len());
         for run in runs {
-            let (run, elapsed) = run?;
+            let (run, elapsed, checkpoint) = run?;
+            checkpoints.push(checkpoint);
             tables.push(run);
             wall.push(elapsed);
         }
-        Ok(Replayed { results: Results { scenario: self.scenario.clone(), runs: tables }, wall })
+        let results = Results { scenario: self.scenario.clone(), runs: tables };
+        Ok(Replayed { results, wall, checkpoints })
     }
 
     fn run_policy(
         &self,
         policy: &PolicyConfig,
         on_ended: &(dyn Fn(u64) + Sync),
-    ) -> Result<(RunTables, Duration), ReplayError> {
+    ) -> Result<(RunTables, Duration, Option<Checkpoint>), ReplayError> {
         let started = Instant::now();
         let mut reported = 0;
         let mut on_progress = |ended| {
@@ -170,14 +183,17 @@ impl<'a> Replay<'a> {
         };
         let information = self.scenario.information;
         let router = RouterConfig { information, ..RouterConfig::new(policy.clone()) };
-        let output =
-            simulate(&self.cluster, self.requests, router, self.scenario.seed, &mut on_progress)
-                .map_err(|source| ReplayError::Stuck {
-                    policy: policy.name().into_owned(),
-                    source,
-                })?;
+        let (output, learned) = simulate_from(
+            self.checkpoint.as_ref(),
+            &self.cluster,
+            self.requests,
+            router,
+            self.scenario.seed,
+            &mut on_progress,
+        )
+        .map_err(|source| ReplayError::Stuck { policy: policy.name().into_owned(), source })?;
         assert_eq!(output.requests.len(), self.requests.len(), "every request ends exactly once");
         let elapsed = started.elapsed();
-        Ok((RunTables::new(&policy.name(), &self.cluster, &output), elapsed))
+        Ok((RunTables::new(&policy.name(), &self.cluster, &output), elapsed, learned))
     }
 }
