@@ -87,8 +87,8 @@ impl Consistency {
             first: first.clone(),
             second: path.to_owned(),
             what,
-            first_has: first_has.clone(),
-            second_has: value.to_owned(),
+            first_has: first_has.as_str().into(),
+            second_has: value.into(),
             advice,
         })
     }

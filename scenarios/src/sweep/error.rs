@@ -55,9 +55,9 @@ pub enum SweepError {
         /// What they should have in common.
         what: &'static str,
         /// What the one has.
-        first_has: String,
+        first_has: Box<str>,
         /// What the other has.
-        second_has: String,
+        second_has: Box<str>,
         /// What to do.
         advice: &'static str,
     },
