@@ -40,9 +40,27 @@ pub struct Candidate {
     /// What it owed to earlier requests.
     pub load: Load,
     /// Time to first token expected here, from a policy that predicts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_ttft: Option<Duration>,
     /// Bounds between which the policy expects nine TTFTs in ten to be, if it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_ttft_range: Option<[Duration; 2]>,
+    /// What the score is made of, from a policy that says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
+}
+
+/// Parts of a cost that is a sum of times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Until the prefills ahead are done.
+    pub wait: Duration,
+    /// Of this request's own prefill.
+    pub service: Duration,
+    /// What all later requests together are expected to wait longer.
+    pub imposed_delay: Duration,
+    /// What it is expected to take to compute again the blocks that leave the cache for this request.
+    pub cache_price: Duration,
 }
 
 /// The rule behind a choice.
@@ -123,7 +141,8 @@ impl Reason {
 }
 
 /// Why a request goes nowhere. Nothing was reserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rejected {
     /// The fleet is empty, or all of it is to be avoided.
     #[error("there is no instance to route to")]

@@ -1,5 +1,7 @@
 //! Every fact a router can be told, as one closed enum: a driver that forgets one does not compile.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::request::{BlockHash, RequestId};
@@ -54,7 +56,8 @@ pub struct Usage {
 
 /// A fact. Facts about a request or an instance the router does not know are ignored: the network
 /// delivers late news of the dead.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Event<'a> {
     /// An instance may be chosen from now on, with an empty cache. Ignored if it has joined before.
     InstanceJoined {
@@ -83,14 +86,16 @@ pub enum Event<'a> {
         /// The block before the first of them; none if a prompt begins there.
         parent: Option<BlockHash>,
         /// Chained hashes, each the child of the one before.
-        blocks: &'a [BlockHash],
+        #[serde(with = "crate::log::hex")]
+        blocks: Cow<'a, [BlockHash]>,
     },
     /// KV event: the instance evicted these blocks. What follows them cannot be hit any more either.
     BlocksRemoved {
         /// Where.
         instance: InstanceId,
         /// Chained hashes.
-        blocks: &'a [BlockHash],
+        #[serde(with = "crate::log::hex")]
+        blocks: Cow<'a, [BlockHash]>,
     },
     /// KV event: the instance dropped its whole cache.
     BlocksCleared {
@@ -133,4 +138,32 @@ pub enum Event<'a> {
     },
     /// The time that [`Router::next_wakeup`](crate::Router::next_wakeup) asked for has come.
     Timer,
+}
+
+impl Event<'_> {
+    /// The same fact, for as long as anybody likes.
+    pub fn into_owned(self) -> Event<'static> {
+        let own = |blocks: Cow<'_, [BlockHash]>| Cow::Owned(blocks.into_owned());
+        match self {
+            Self::BlocksStored { instance, parent, blocks } => {
+                Event::BlocksStored { instance, parent, blocks: own(blocks) }
+            }
+            Self::BlocksRemoved { instance, blocks } => {
+                Event::BlocksRemoved { instance, blocks: own(blocks) }
+            }
+            Self::InstanceJoined { instance, spec } => Event::InstanceJoined { instance, spec },
+            Self::InstanceLeft { instance } => Event::InstanceLeft { instance },
+            Self::MetricsScraped { instance, scraped } => {
+                Event::MetricsScraped { instance, scraped }
+            }
+            Self::BlocksCleared { instance } => Event::BlocksCleared { instance },
+            Self::Dispatched { request } => Event::Dispatched { request },
+            Self::DispatchFailed { request } => Event::DispatchFailed { request },
+            Self::FirstToken { request } => Event::FirstToken { request },
+            Self::Progress { request, output_tokens } => Event::Progress { request, output_tokens },
+            Self::Finished { request, usage } => Event::Finished { request, usage },
+            Self::Aborted { request } => Event::Aborted { request },
+            Self::Timer => Event::Timer,
+        }
+    }
 }

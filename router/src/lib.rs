@@ -68,6 +68,7 @@ mod fleet;
 mod information;
 mod learned;
 mod ledger;
+mod log;
 mod policy;
 mod prefix_index;
 mod prefix_knowledge;
@@ -80,11 +81,12 @@ mod training;
 pub use block_map::BlockMap;
 pub use checkpoint::{Checkpoint, CheckpointError, InstanceNames};
 pub use config::{PolicyConfig, RouterConfig, UnknownPolicy};
-pub use decision::{Candidate, Decision, Reason, Rejected};
+pub use decision::{Candidate, Decision, Reason, Rejected, Terms};
 pub use event::{Event, InstanceId, InstanceMetrics, InstanceSpec, Scraped, Usage};
 pub use fleet::{Fleet, Instance};
 pub use information::Information;
 pub use ledger::Load;
+pub use log::{LOG_VERSION, LogEntry, LogReplay, LogStart, LoggedRequest, Routing};
 pub use policy::{
     DynamoParams, LodestarParams, Objective, PrefixCacheParams, PrefixHitThresholdParams,
 };

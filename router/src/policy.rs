@@ -73,6 +73,9 @@ pub(crate) trait Policy: Debug + Send {
         rng: &mut Rng,
     ) -> Choice;
 
+    /// The driver has overruled the choice: the request goes to the one at `index`.
+    fn overruled(&mut self, _request: &Request<'_>, _eligible: &Eligible<'_>, _index: usize) {}
+
     /// Hears what has become of earlier decisions, and who is there. Only for what the policy itself
     /// has to remember: loads and prefixes are in [`Eligible`].
     fn observe(&mut self, _now: Time, _fact: &Fact<'_>) {}
@@ -326,6 +329,7 @@ impl<'a> Eligible<'a> {
             load: instance.load,
             predicted_ttft: None,
             predicted_ttft_range: None,
+            terms: None,
         }
     }
 

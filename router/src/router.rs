@@ -11,6 +11,7 @@ use crate::event::{Event, InstanceId, InstanceSpec, Scraped};
 use crate::fleet::Fleet;
 use crate::information::Sources;
 use crate::ledger::Ledger;
+use crate::log::{Log, LogEntry, Routing};
 use crate::policy::{self, Eligible, Fact, Objective, Policy};
 use crate::prefix_index::{Match, PrefixIndex};
 use crate::prefix_knowledge::PrefixKnowledge;
@@ -34,6 +35,8 @@ pub struct Router {
     positions: Vec<usize>,
     /// Scratch of [`route`](Self::route).
     matches: Vec<Match>,
+    /// If it writes down its calls.
+    log: Option<Log>,
 }
 
 impl Router {
@@ -52,7 +55,20 @@ impl Router {
             prefixes: PrefixKnowledge::new(sources.prefix, block_tokens),
             positions: Vec::new(),
             matches: Vec::new(),
+            log: None,
         }
+    }
+
+    /// A router without instances that writes down every call, for [`take_log`](Self::take_log).
+    pub fn recording(config: RouterConfig, seed: u64) -> Self {
+        let log = Some(Log::new(&config, seed));
+        Self { log, ..Self::new(config, seed) }
+    }
+
+    /// The calls since the last time, oldest first; none from a router that writes nothing down. Entries that
+    /// are not taken stay in memory.
+    pub fn take_log(&mut self) -> Vec<LogEntry> {
+        self.log.as_mut().map(Log::take).unwrap_or_default()
     }
 
     /// Decides where a request goes, and reserves its place there in the same step: the next call sees
@@ -72,6 +88,46 @@ impl Router {
         now: Time,
         request: &Request<'_>,
         avoid: &[InstanceId],
+    ) -> Result<Decision, Rejected> {
+        self.answer(now, request, avoid, None)
+    }
+
+    /// Says what it would decide, and books the request on `placed`, where it went in truth: for a router that
+    /// follows what another one does. [`Rejected::NoInstance`] if that instance could not be chosen.
+    ///
+    /// Panics as [`Self::route`] does.
+    pub fn route_as(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        avoid: &[InstanceId],
+        placed: InstanceId,
+    ) -> Result<Decision, Rejected> {
+        self.answer(now, request, avoid, Some(placed))
+    }
+
+    fn answer(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        avoid: &[InstanceId],
+        placed: Option<InstanceId>,
+    ) -> Result<Decision, Rejected> {
+        let answer = self.decide(now, request, avoid, placed);
+        if let Some(log) = &mut self.log {
+            let (request, avoid) = (request.into(), avoid.to_vec());
+            let answer = answer.clone();
+            log.push(LogEntry::Route(Routing { now, request, avoid, placed, answer }));
+        }
+        answer
+    }
+
+    fn decide(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        avoid: &[InstanceId],
+        placed: Option<InstanceId>,
     ) -> Result<Decision, Rejected> {
         let blocks = request.block_hashes.len() as u64;
         assert!(
@@ -94,17 +150,26 @@ impl Router {
                 * self.block_tokens,
             sources: self.sources,
         };
+        let placed = match placed {
+            Some(placed) => Some(eligible.index_of(placed).ok_or(Rejected::NoInstance)?),
+            None => None,
+        };
         let choice = self.policy.choose(now, request, &eligible, &mut self.rng);
-        let position = eligible.position(choice.index);
+        let index = placed.unwrap_or(choice.index);
+        if index != choice.index {
+            self.policy.overruled(request, &eligible, index);
+        }
+        let chosen = eligible.get(choice.index).id;
         let prefix_hit_tokens = eligible.prefix_hit_tokens(choice.index);
+        let uncached_tokens = eligible.uncached_tokens(index, request);
 
+        let position = eligible.position(index);
         let instance = self.fleet.at_mut(position);
-        let uncached_tokens = request.prompt_tokens - prefix_hit_tokens;
         let reservation = self.ledger.reserve(now, request, uncached_tokens, instance);
         self.policy.observe(now, &Fact::Routed(&reservation));
         self.prefixes.routed(now, position, request.id, request.block_hashes, &self.matches);
         Ok(Decision {
-            instance: instance.id,
+            instance: chosen,
             reason: choice.reason,
             explored: choice.explored,
             propensity: choice.propensity,
@@ -115,16 +180,19 @@ impl Router {
 
     /// Takes note of a fact. Facts about requests and instances it does not know are ignored.
     pub fn observe(&mut self, now: Time, event: &Event<'_>) {
+        if let Some(log) = &mut self.log {
+            log.push(LogEntry::Observe { now, event: event.clone().into_owned() });
+        }
         match *event {
             Event::InstanceJoined { instance, spec } => self.join(instance, spec),
             Event::InstanceLeft { instance } => self.leave(now, instance),
             Event::MetricsScraped { instance, scraped } => self.scraped(now, instance, scraped),
-            Event::BlocksStored { instance, parent, blocks } => {
+            Event::BlocksStored { instance, parent, ref blocks } => {
                 if let Some((index, position)) = self.index_of(instance) {
                     index.stored(position, parent, blocks);
                 }
             }
-            Event::BlocksRemoved { instance, blocks } => {
+            Event::BlocksRemoved { instance, ref blocks } => {
                 if let Some((index, position)) = self.index_of(instance) {
                     index.removed(position, blocks);
                 }
@@ -159,16 +227,26 @@ impl Router {
 
     /// Work to do elsewhere, if there is any. Its result goes to [`install`](Self::install).
     pub fn training_job(&mut self, now: Time) -> Option<TrainingJob> {
-        self.policy.training_job(now, &mut self.rng)
+        let job = self.policy.training_job(now, &mut self.rng)?;
+        if let Some(log) = &mut self.log {
+            log.job_taken(now);
+        }
+        Some(job)
     }
 
     /// Takes the result of a [`TrainingJob`] into use.
     pub fn install(&mut self, now: Time, model: Model) {
+        if let Some(log) = &mut self.log {
+            log.installed(now);
+        }
         self.policy.install(now, model);
     }
 
     /// A [`TrainingJob`] was lost, so no model comes of it; there may be another.
     pub fn abandon_training(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.push(LogEntry::AbandonTraining);
+        }
         self.policy.abandon_training();
     }
 
@@ -188,11 +266,19 @@ impl Router {
         checkpoint: &Checkpoint,
         names: &InstanceNames,
     ) -> Result<(), CheckpointError> {
-        self.policy.restore(now, checkpoint.learned()?, names)
+        self.policy.restore(now, checkpoint.learned()?, names)?;
+        if let Some(log) = &mut self.log {
+            let (checkpoint, names) = (Box::new(checkpoint.clone()), names.clone());
+            log.push(LogEntry::Restore { now, checkpoint, names });
+        }
+        Ok(())
     }
 
     /// Has the policy pursue another objective from now on; without effect on one that has none.
     pub fn set_objective(&mut self, objective: Objective) {
+        if let Some(log) = &mut self.log {
+            log.push(LogEntry::SetObjective { objective });
+        }
         self.policy.set_objective(objective);
     }
 

@@ -26,5 +26,5 @@ mod way;
 pub use self::clairvoyant::clairvoyant_greedy;
 pub use self::config::{ApiServer, ClusterConfig, InstanceConfig};
 pub use self::plan::{InvalidPlan, PlannedEvent, PlannedKind};
-pub use self::run::{RunOutput, simulate, simulate_from, simulate_placed};
+pub use self::run::{RunOutput, simulate, simulate_from, simulate_logged, simulate_placed};
 pub use self::stuck::Stuck;

@@ -18,6 +18,6 @@ pub mod yardstick;
 
 pub use self::cluster::{
     ApiServer, ClusterConfig, InstanceConfig, InvalidPlan, PlannedEvent, PlannedKind, RunOutput,
-    Stuck, simulate, simulate_from, simulate_placed,
+    Stuck, simulate, simulate_from, simulate_logged, simulate_placed,
 };
 pub use self::record::{IntervalRecord, Outcome, RequestRecord};

@@ -199,6 +199,10 @@ impl Policy for LlmDPredicted {
         choice
     }
 
+    fn overruled(&mut self, request: &Request<'_>, eligible: &Eligible<'_>, index: usize) {
+        self.chosen = features(request, eligible, index);
+    }
+
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {
         match *fact {
             Fact::Routed(reservation) => {

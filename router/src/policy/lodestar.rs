@@ -39,7 +39,7 @@ use super::mooncake::Mooncake;
 use super::per_instance::PerInstance;
 use super::{Choice, Eligible, Fact, Policy};
 use crate::checkpoint::{CheckpointError, InstanceNames, Learned};
-use crate::decision::Reason;
+use crate::decision::{Reason, Terms};
 use crate::event::{InstanceId, Usage};
 use crate::ledger::Reservation;
 use crate::request::{Request, RequestId};
@@ -103,6 +103,9 @@ struct Prospect {
     /// Of it, for requests of other routers.
     foreign_s: f64,
     service_s: f64,
+    /// What those behind it wait longer, and what leaves the cache for it.
+    imposed_s: f64,
+    price_s: f64,
     /// By the law alone.
     expected_s: f64,
     features: Features,
@@ -283,6 +286,8 @@ impl Lodestar {
             wait_s,
             foreign_s,
             service_s,
+            imposed_s: 0.0,
+            price_s: 0.0,
             expected_s,
             features,
             ttft_s: expected_s,
@@ -306,6 +311,7 @@ impl Policy for Lodestar {
             server.capacity_tokens = instance.spec.kv_capacity_tokens;
             busy += server.utilisation(now);
         }
+        let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
         let instances = eligible.len() as f64;
         let idle = 1.0 - (busy / instances).min(UTILISATION_MAX);
         let delayed_per_s2 = self.rate / instances / idle;
@@ -313,20 +319,23 @@ impl Policy for Lodestar {
         prospects.clear();
         prospects
             .extend((0..eligible.len()).map(|index| self.expect(now, request, eligible, index)));
-        for prospect in &mut prospects {
+        for (index, prospect) in prospects.iter_mut().enumerate() {
             let correction = self.residual.correct(&prospect.features);
             prospect.ttft_s = prospect.expected_s * correction.factor;
             prospect.range_s = [correction.low, correction.high].map(|by| prospect.expected_s * by);
-        }
-        let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
-        let cost = |index: usize| {
-            let Prospect { wait_s, service_s, ttft_s, range_s, decode, .. } = prospects[index];
+            let Prospect { wait_s, service_s, .. } = *prospect;
+            prospect.imposed_s = delayed_per_s2 * service_s * (wait_s + service_s / 2.0);
             let instance = eligible.get(index);
             let server = self.servers.get(instance.id).expect("made above");
-            let capacity_tokens = instance.spec.kv_capacity_tokens;
-            let price = self.reuse.price(server.turnover.residence(now, capacity_tokens));
-            let others_ttft_s = delayed_per_s2 * service_s * (wait_s + service_s / 2.0)
-                + price * (service_s + server.law(&self.fleet).secs(&answer));
+            let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
+            let renewed_s = service_s + server.law(&self.fleet).secs(&answer);
+            prospect.price_s = self.reuse.price(residence) * renewed_s;
+        }
+        let cost = |index: usize| {
+            let Prospect { service_s, ttft_s, range_s, decode, .. } = prospects[index];
+            let others_ttft_s = prospects[index].imposed_s + prospects[index].price_s;
+            let instance = eligible.get(index);
+            let server = self.servers.get(instance.id).expect("made above");
             let tpot = server.tpot(&self.fleet_tpot);
             let added =
                 Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();
@@ -348,11 +357,22 @@ impl Policy for Lodestar {
         for (candidate, prospect) in choice.candidates.iter_mut().zip(&prospects) {
             candidate.predicted_ttft = Some(duration(prospect.ttft_s));
             candidate.predicted_ttft_range = Some(prospect.range_s.map(duration));
+            candidate.terms = Some(Terms {
+                wait: duration(prospect.wait_s),
+                service: duration(prospect.service_s),
+                imposed_delay: duration(prospect.imposed_s),
+                cache_price: duration(prospect.price_s),
+            });
         }
         self.chosen = (prospects[choice.index], arm);
         self.prospects = prospects;
         self.reuse.used(now, request.block_hashes);
         choice
+    }
+
+    /// What comes of it is none of the arms' doing, and counts for none, as if the lot had chosen.
+    fn overruled(&mut self, _: &Request<'_>, _: &Eligible<'_>, index: usize) {
+        self.chosen = (self.prospects[index], Arm::Explore);
     }
 
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {

@@ -291,6 +291,10 @@ impl Policy for LodestarPaper {
         choice
     }
 
+    fn overruled(&mut self, _: &Request<'_>, _: &Eligible<'_>, index: usize) {
+        self.chosen.inputs = self.inputs[index];
+    }
+
     fn observe(&mut self, _: Time, fact: &Fact<'_>) {
         match *fact {
             Fact::Routed(reservation) => {

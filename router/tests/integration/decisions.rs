@@ -52,11 +52,14 @@ fn live(
             }
             16 => {
                 let blocks = &blocks(a % 4, b % 30);
-                router.observe(now, &Event::BlocksStored { instance, parent: None, blocks });
+                router.observe(
+                    now,
+                    &Event::BlocksStored { instance, parent: None, blocks: blocks.into() },
+                );
             }
             _ => {
                 let blocks = &blocks(a % 4, b % 30);
-                router.observe(now, &Event::BlocksRemoved { instance, blocks });
+                router.observe(now, &Event::BlocksRemoved { instance, blocks: blocks.into() });
             }
         }
     }

@@ -60,9 +60,12 @@ fn a_listener_to_events_believes_nothing_else() {
     assert_eq!(hits(&mut router, 2), [0, 0]);
     let instance = InstanceId(1);
     let stored = blocks(1, 6);
-    router.observe(Time::ZERO, &Event::BlocksStored { instance, parent: None, blocks: &stored });
+    router.observe(
+        Time::ZERO,
+        &Event::BlocksStored { instance, parent: None, blocks: stored.as_slice().into() },
+    );
     assert_eq!(hits(&mut router, 3), [0, 96]);
-    router.observe(Time::ZERO, &Event::BlocksRemoved { instance, blocks: &stored[5..] });
+    router.observe(Time::ZERO, &Event::BlocksRemoved { instance, blocks: stored[5..].into() });
     assert_eq!(hits(&mut router, 4), [0, 80]);
 }
 

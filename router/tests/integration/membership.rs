@@ -90,8 +90,8 @@ fn facts_about_strangers_are_ignored() {
     let facts = [
         Event::InstanceLeft { instance },
         Event::MetricsScraped { instance, scraped },
-        Event::BlocksStored { instance, parent: None, blocks: &stored },
-        Event::BlocksRemoved { instance, blocks: &stored },
+        Event::BlocksStored { instance, parent: None, blocks: stored.as_slice().into() },
+        Event::BlocksRemoved { instance, blocks: stored.as_slice().into() },
         Event::BlocksCleared { instance },
         Event::Dispatched { request: RequestId(9) },
         Event::Timer,

@@ -85,19 +85,21 @@ fn kv_events_correct_what_was_assumed() {
     };
     router.observe(
         Time::ZERO,
-        &Event::BlocksStored { instance, parent: None, blocks: &conversation[..4] },
+        &Event::BlocksStored { instance, parent: None, blocks: conversation[..4].into() },
     );
     let parent = Some(conversation[3]);
     router.observe(
         Time::ZERO,
-        &Event::BlocksStored { instance, parent, blocks: &conversation[4..6] },
+        &Event::BlocksStored { instance, parent, blocks: conversation[4..6].into() },
     );
     assert_eq!(hits(&mut router, 1), (1, vec![0, 6]));
     // Routing has recorded all ten.
-    router.observe(Time::ZERO, &Event::BlocksRemoved { instance, blocks: &conversation[8..] });
+    router
+        .observe(Time::ZERO, &Event::BlocksRemoved { instance, blocks: conversation[8..].into() });
     assert_eq!(hits(&mut router, 2), (1, vec![0, 8]));
     // A block takes along what follows it.
-    router.observe(Time::ZERO, &Event::BlocksRemoved { instance, blocks: &conversation[2..3] });
+    router
+        .observe(Time::ZERO, &Event::BlocksRemoved { instance, blocks: conversation[2..3].into() });
     assert_eq!(hits(&mut router, 3), (1, vec![0, 2]));
     router.observe(Time::ZERO, &Event::BlocksCleared { instance });
     assert_eq!(hits(&mut router, 4).1, [0, 0]);

@@ -88,7 +88,8 @@ impl Overview {
         };
         let mut items: Vec<Item> = results.runs.iter().enumerate().map(item).collect();
         items.sort_by(|a, b| a.policy.cmp(&b.policy));
-        let policies: Vec<_> = scenario.policies.iter().map(lodestar_router::PolicyConfig::name).collect();
+        let policies: Vec<_> =
+            scenario.policies.iter().map(lodestar_router::PolicyConfig::name).collect();
         let command = format!(
             "lodestar replay TRACE --fleet {} --model {} --policy {} --seed {} --out DIR",
             scenario.fleet,

@@ -4,7 +4,7 @@
 //! the copy go on, with the output lengths that no router knows, and to see when the first token comes. It knows
 //! nothing of later requests but how many come.
 
-use lodestar_router::{Duration, InstanceId, Time};
+use lodestar_router::{Duration, InstanceId, Router, Time};
 use lodestar_traces::{Arrival, Source, TraceRequest};
 
 use super::config::ClusterConfig;
@@ -40,7 +40,7 @@ pub fn clairvoyant_greedy(
     requests: &[TraceRequest],
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<RunOutput, Stuck> {
-    let mut run = Run::new(config, requests, unasked(), 0)?;
+    let mut run = Run::new(config, requests, (unasked(), 0), Router::new)?;
     let mut arrivals: Vec<Time> = requests
         .iter()
         .filter_map(|request| match request.arrival {

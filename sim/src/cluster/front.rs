@@ -28,10 +28,15 @@ pub(super) struct Front {
 
 impl Front {
     /// The first replica has the run's seed, so that one replica is a router as it always was.
-    pub(super) fn new(config: RouterConfig, replicas: u32, seed: u64) -> Self {
+    pub(super) fn new(
+        config: RouterConfig,
+        replicas: u32,
+        seed: u64,
+        new_router: fn(RouterConfig, u64) -> Router,
+    ) -> Self {
         assert!(replicas > 0, "somebody has to route");
         let start = |config, seed| Replica {
-            router: Router::new(config, seed),
+            router: new_router(config, seed),
             timer: None,
             trained: VecDeque::new(),
         };

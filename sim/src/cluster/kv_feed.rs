@@ -68,10 +68,10 @@ impl Run<'_> {
             let instance = InstanceId(id);
             let fact = match &event {
                 KvEvent::Stored { parent, blocks } => {
-                    Fact::BlocksStored { instance, parent: *parent, blocks }
+                    Fact::BlocksStored { instance, parent: *parent, blocks: blocks.into() }
                 }
                 KvEvent::Removed { block } => {
-                    Fact::BlocksRemoved { instance, blocks: std::slice::from_ref(block) }
+                    Fact::BlocksRemoved { instance, blocks: std::slice::from_ref(block).into() }
                 }
             };
             for replica in self.front.numbers() {
@@ -105,7 +105,7 @@ impl Run<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use lodestar_router::{BlockHash, Duration, PolicyConfig, RouterConfig};
+    use lodestar_router::{BlockHash, Duration, PolicyConfig, Router, RouterConfig};
     use lodestar_traces::{Arrival, Source, Span, TraceRequest};
     use proptest::prelude::*;
 
@@ -168,7 +168,8 @@ mod tests {
         requests: &[TraceRequest],
     ) -> (Delivered, Vec<usize>, Vec<RequestRecord>) {
         let policy = PolicyConfig::from_name("prefix-cache").expect("a known policy");
-        let mut run = Run::new(cluster, requests, RouterConfig::new(policy), 3).expect("valid");
+        let mut run = Run::new(cluster, requests, (RouterConfig::new(policy), 3), Router::new)
+            .expect("valid");
         run.publish_kv_events(3);
         run.until_the_end(&mut |_| {}).expect("it ends");
         run.now += Duration::from_secs(1);

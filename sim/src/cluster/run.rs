@@ -3,7 +3,8 @@
 
 use hashbrown::HashMap;
 use lodestar_router::{
-    Checkpoint, Duration, InstanceId, InstanceNames, PolicyConfig, RouterConfig, Time,
+    Checkpoint, Duration, InstanceId, InstanceNames, LogEntry, PolicyConfig, Router, RouterConfig,
+    Time,
 };
 use lodestar_traces::{Arrival, Source, TraceRequest};
 use rustc_hash::FxBuildHasher;
@@ -51,7 +52,26 @@ pub fn simulate(
     seed: u64,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<RunOutput, Stuck> {
-    Run::new(config, requests, router, seed)?.run(on_progress)
+    Run::new(config, requests, (router, seed), Router::new)?.run(on_progress)
+}
+
+/// As [`simulate`], with routers that write down what they are told and what they decide: `on_log` gets the number
+/// of a router replica and the entries that it has collected since the call before, often enough that they need not
+/// fit into memory.
+///
+/// # Errors
+/// As [`simulate`].
+pub fn simulate_logged(
+    config: &ClusterConfig,
+    requests: &[TraceRequest],
+    router: RouterConfig,
+    seed: u64,
+    on_progress: &mut dyn FnMut(u64),
+    on_log: &mut dyn FnMut(u32, Vec<LogEntry>),
+) -> Result<RunOutput, Stuck> {
+    let mut run = Run::new(config, requests, (router, seed), Router::recording)?;
+    run.on_log = Some(on_log);
+    run.run(on_progress)
 }
 
 /// [`simulate`], with routers that go on from `checkpoint` if there is one, and with what the first of them has learned in
@@ -67,7 +87,7 @@ pub fn simulate_from(
     seed: u64,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<(RunOutput, Option<Checkpoint>), Stuck> {
-    let mut run = Run::new(config, requests, router, seed)?;
+    let mut run = Run::new(config, requests, (router, seed), Router::new)?;
     if let Some(checkpoint) = checkpoint {
         let names = run.names(|_| true);
         run.front.restore(checkpoint, &names)?;
@@ -94,7 +114,7 @@ pub fn simulate_placed(
 ) -> Result<RunOutput, Stuck> {
     assert_eq!(placements.len(), requests.len(), "one placement a request");
     assert!(placements.iter().all(|placement| (placement.0 as usize) < config.instances.len()));
-    let mut run = Run::new(config, requests, unasked(), 0)?;
+    let mut run = Run::new(config, requests, (unasked(), 0), Router::new)?;
     run.placing = Placing::Log(placements);
     run.run(on_progress)
 }
@@ -131,6 +151,8 @@ pub(super) struct Run<'a> {
     /// For routers that listen to KV events.
     pub(super) kv_feed: Option<Box<KvFeed>>,
     pub(super) timeline: Timeline,
+    /// Where the routers' logs go.
+    pub(super) on_log: Option<&'a mut dyn FnMut(u32, Vec<LogEntry>)>,
     /// Reused.
     pub(super) engine_events: Vec<EngineEvent>,
 }
@@ -139,8 +161,8 @@ impl<'a> Run<'a> {
     pub(super) fn new(
         config: &'a ClusterConfig,
         requests: &'a [TraceRequest],
-        router: RouterConfig,
-        seed: u64,
+        (router, seed): (RouterConfig, u64),
+        new_router: fn(RouterConfig, u64) -> Router,
     ) -> Result<Self, Stuck> {
         if config.instances.is_empty() {
             return Err(Stuck::NoInstances);
@@ -162,7 +184,7 @@ impl<'a> Run<'a> {
         let mut run = Self {
             config,
             requests,
-            front: Front::new(router, config.router_replicas, seed),
+            front: Front::new(router, config.router_replicas, seed, new_router),
             placing: Placing::Router,
             block_tokens,
             timeline: Timeline::new(members.len()),
@@ -181,6 +203,7 @@ impl<'a> Run<'a> {
             scrapes: Scrapes::default(),
             scrape_period: scrape_period.map(|period| config.scrape_interval.unwrap_or(period)),
             kv_feed: None,
+            on_log: None,
             engine_events: Vec::new(),
         };
         run.introduce_members();
@@ -228,10 +251,19 @@ impl<'a> Run<'a> {
             if ended >= reported + PROGRESS_EVERY {
                 reported = ended;
                 on_progress(ended);
+                self.hand_over_log();
             }
         }
+        self.hand_over_log();
         on_progress(requests.len() as u64);
         Ok(())
+    }
+
+    fn hand_over_log(&mut self) {
+        let Some(on_log) = &mut self.on_log else { return };
+        for number in self.front.numbers() {
+            on_log(number, self.front.replica(number).router.take_log());
+        }
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Stuck> {
