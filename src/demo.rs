@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use lodestar_router::PolicyConfig;
-use lodestar_scenarios::{Replay, Workload};
+use lodestar_scenarios::{OutputDir, Replay, Workload};
 use lodestar_traces::{WorkloadConfig, generate};
 
 use crate::replay::{Threads, execute};
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         "{} requests with the lengths of a real conversation service, on {FLEET}",
         requests.len()
     )?;
-    execute(&replay, &[], &args.out, args.threads)?;
+    execute(&replay, &[], OutputDir::create(&args.out)?, &args.out, args.threads)?;
 
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "\nWhat to look at in {}/figures/overview.png", args.out.display())

@@ -4,6 +4,9 @@ mod bench;
 mod calibrate;
 mod calibrate_requests;
 mod demo;
+mod evaluate;
+mod explain;
+mod learn_curve;
 mod mock_engine;
 mod plot;
 mod policies;
@@ -35,6 +38,9 @@ enum Command {
     Bench(bench::BenchArgs),
     Calibrate(calibrate::CalibrateArgs),
     Demo(demo::DemoArgs),
+    Evaluate(evaluate::EvaluateArgs),
+    Explain(explain::ExplainArgs),
+    LearnCurve(learn_curve::LearnCurveArgs),
     Merge(sweep::MergeArgs),
     MockEngine(mock_engine::MockEngineArgs),
     Plot(plot::PlotArgs),
@@ -54,6 +60,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Calibrate(args) => calibrate::run(&args).map(|()| true),
         Command::Demo(args) => demo::run(&args).map(|()| true),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Explain(args) => explain::run(&args).map(|()| true),
+        Command::LearnCurve(args) => learn_curve::run(&args).map(|()| true),
         Command::Merge(args) => sweep::run_merge(&args),
         Command::MockEngine(args) => mock_engine::run(&args).map(|()| true),
         Command::Plot(args) => plot::run(&args).map(|()| true),

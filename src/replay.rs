@@ -53,6 +53,9 @@ pub(crate) struct ReplayArgs {
     /// Write what the policy has learned in the end; it must be the only one
     #[arg(long, value_name = "FILE")]
     save_checkpoint: Option<PathBuf>,
+    /// Write down all that each router is told and decides, as <policy>/decisions.jsonl (docs/decisions.md)
+    #[arg(long)]
+    log: bool,
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
@@ -60,9 +63,19 @@ pub(crate) struct ReplayArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum InformationArg {
+pub(crate) enum InformationArg {
     Deployed,
     Ideal,
+}
+
+impl InformationArg {
+    /// As the router calls it.
+    pub(crate) const fn get(self) -> Information {
+        match self {
+            Self::Deployed => Information::Deployed,
+            Self::Ideal => Information::Ideal,
+        }
+    }
 }
 
 /// How much of the machine to use.
@@ -92,16 +105,16 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy();
     let workload =
         Workload { name: &name, read_options: Some(read_options), requests: &trace.requests };
-    let mut replay = Replay::new(workload, fleet, &args.model, policies, args.seed)?;
+    let replay = Replay::new(workload, fleet, &args.model, policies, args.seed)?;
+    let mut replay = replay.with_information(args.information.get());
     if let Some(checkpoint) = checkpoint {
         replay = replay.with_checkpoint(checkpoint);
     }
-    let information = match args.information {
-        InformationArg::Deployed => Information::Deployed,
-        InformationArg::Ideal => Information::Ideal,
-    };
-    let learned =
-        execute(&replay.with_information(information), &args.beside, &args.out, args.threads)?;
+    let output = OutputDir::create(&args.out)?;
+    if args.log {
+        replay = replay.with_log(&output.path());
+    }
+    let learned = execute(&replay, &args.beside, output, &args.out, args.threads)?;
     if let (Some(path), [Some(learned)]) = (&args.save_checkpoint, &learned[..]) {
         write_checkpoint(path, learned)?;
     }
@@ -149,11 +162,11 @@ fn policies(names: &[String]) -> anyhow::Result<Vec<PolicyConfig>> {
 pub(crate) fn execute(
     replay: &Replay<'_>,
     beside: &[PathBuf],
+    output: OutputDir,
     out: &Path,
     threads: Threads,
 ) -> anyhow::Result<Vec<Option<Checkpoint>>> {
     let others = beside.iter().map(|folder| load(folder)).collect::<Result<Vec<_>, _>>()?;
-    let output = OutputDir::create(out)?;
     let progress = Progress::new(replay.total_requests());
     let Replayed { mut results, mut wall, checkpoints } =
         replay.run(threads.threads, &|ended| progress.advance(ended))?;

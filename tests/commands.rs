@@ -104,6 +104,49 @@ fn a_checkpoint_is_saved_and_gone_on_from_and_a_wrong_one_is_refused() {
 }
 
 #[test]
+fn a_router_log_is_repeated_and_what_is_wrong_with_one_is_named() {
+    let folder = Folder::new();
+    let (code, _, stderr) =
+        folder.lodestar("replay t.jsonl --fleet l4:2 --policy least-request,random --out o --log");
+    assert_eq!(code, 0, "{stderr}");
+    let (code, stdout, _) = folder.lodestar("evaluate o/least-request");
+    assert_eq!((code, stdout.as_str()), (0, "least-request: 2 of 2 decisions are equal\n"));
+    let (code, stdout, _) = folder.lodestar("explain o/least-request --request 1");
+    let parts = ["43 prompt tokens", "least-requests", "ms at the router", "\n* ", "score"];
+    assert!(code == 0 && parts.iter().all(|part| stdout.contains(part)), "{stdout}");
+    let (code, stdout, _) = folder.lodestar("learn-curve o --plot curve");
+    assert!(code == 0 && stdout.contains("least-requests 100.0 %"), "{stdout}");
+    assert!(folder.path().join("curve.png").exists());
+
+    let log = fs::read_to_string(folder.path().join("o/random/decisions.jsonl")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("newer.jsonl", &log.replace("\"log_version\":1", "\"log_version\":2"));
+    write("cut.jsonl", &log[..log.len() - 9]);
+    write("twice.jsonl", &format!("{log}{log}"));
+    let lines = log.lines().count();
+    for (arguments, part) in [
+        ("evaluate newer.jsonl", "newer.jsonl, line 1: `log_version` is 2, this Lodestar reads 1"),
+        ("evaluate cut.jsonl", &format!("cut.jsonl, line {lines}: EOF")),
+        ("learn-curve cut.jsonl", "cut the log off before this line"),
+        ("evaluate twice.jsonl", &format!("twice.jsonl, line {}: a second log", lines + 1)),
+        ("evaluate t.jsonl", "t.jsonl, line 1: is not the start of a router log"),
+        ("evaluate .", ".: has no decisions.jsonl; run `lodestar replay` with --log"),
+        ("evaluate o", "name one of o/least-request, o/random"),
+        ("explain o/random --request 2", "has no request 2; requests are numbered from 0"),
+        ("evaluate o/random --policy lmetric", "has 2 decisions with a TTFT, at least 100"),
+        ("evaluate o/random --policy x", "unknown policy \"x\""),
+    ] {
+        let message = folder.refusal(arguments);
+        assert!(message.contains(part), "{arguments}: {message}");
+    }
+    // One decision changed: the log's router would not have made it.
+    let log = fs::read_to_string(folder.path().join("o/least-request/decisions.jsonl")).unwrap();
+    write("changed.jsonl", &log.replacen("\"propensity\":0.5", "\"propensity\":0.25", 1));
+    let (code, stdout, _) = folder.lodestar("evaluate changed.jsonl");
+    assert!(code == 1 && stdout.contains("1 of 2 decisions are equal"), "{stdout}");
+}
+
+#[test]
 fn lists_may_have_spaces_and_capitals() {
     let folder = Folder::new();
     let output = Command::new(env!("CARGO_BIN_EXE_lodestar"))

@@ -224,9 +224,9 @@ impl Feed {
         let instance = self.member.id;
         let event = match change {
             Change::Stored { parent, blocks } => {
-                Event::BlocksStored { instance, parent: *parent, blocks }
+                Event::BlocksStored { instance, parent: *parent, blocks: blocks.into() }
             }
-            Change::Removed { blocks } => Event::BlocksRemoved { instance, blocks },
+            Change::Removed { blocks } => Event::BlocksRemoved { instance, blocks: blocks.into() },
             Change::Cleared => Event::BlocksCleared { instance },
         };
         self.dispatcher.counters().kv_events.add(1);

@@ -1,6 +1,7 @@
 //! The figures, one file each: a function from results to a canvas.
 
 pub(crate) mod calibration;
+pub(crate) mod learn_curve;
 pub(crate) mod load;
 pub(crate) mod overview;
 pub(crate) mod queue_over_time;

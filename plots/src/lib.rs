@@ -21,6 +21,7 @@ use std::fs;
 use std::path::Path;
 
 use lodestar_scenarios::Results;
+use lodestar_scenarios::decisions::LearnCurve;
 
 use crate::canvas::Canvas;
 pub use crate::figures::calibration::{CalibrationFigure, CalibrationPoint};
@@ -58,6 +59,11 @@ pub fn trace_figure(info: &TraceInfoFigure, stem: &Path) -> Result<(), PlotError
 /// Draws the figure of a fit as `<stem>.svg` and `<stem>.png`.
 pub fn calibration_figure(figure: &CalibrationFigure, stem: &Path) -> Result<(), PlotError> {
     render::save(&figures::calibration::draw(figure), stem)
+}
+
+/// Draws how policies learned, by name, as `<stem>.svg` and `<stem>.png`.
+pub fn learn_curve_figure(curves: &[(String, LearnCurve)], stem: &Path) -> Result<(), PlotError> {
+    render::save(&figures::learn_curve::draw(curves), stem)
 }
 
 /// Draws measured against simulated latencies as `<stem>.svg` and `<stem>.png`.

@@ -5,7 +5,7 @@
 //! the latencies that were measured. Weighted least squares on the logarithm of TTFT and E2E, so that a
 //! request counts by its relative error; weights after Huber, so that outliers count little.
 
-mod linear;
+pub(crate) mod linear;
 mod objective;
 mod report;
 mod simplex;

@@ -7,6 +7,7 @@
 pub mod calibrate;
 pub mod calibrate_requests;
 mod comparison;
+pub mod decisions;
 mod digest;
 mod fleet;
 mod load;

@@ -3,16 +3,20 @@
 //! Parallel across runs and never inside one: each run is a pure function of the scenario and its own
 //! policy, so the number of threads decides when the results are there and never what they are.
 
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use lodestar_router::{Checkpoint, Information, PolicyConfig, RouterConfig};
-use lodestar_sim::{ClusterConfig, Stuck, simulate_from};
+use lodestar_router::{Checkpoint, Information, LogEntry, PolicyConfig, RouterConfig};
+use lodestar_sim::{ClusterConfig, RunOutput, Stuck, simulate_from};
 use lodestar_traces::{ReadOptions, TraceRequest};
 use rayon::prelude::*;
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 
+use crate::decisions::LOG_FILE;
 use crate::digest::trace_sha256;
 use crate::fleet::{Fleet, FleetError};
 use crate::manifest::{Scenario, TraceIdentity};
@@ -25,6 +29,8 @@ pub struct Replay<'a> {
     cluster: ClusterConfig,
     requests: &'a [TraceRequest],
     checkpoint: Option<Checkpoint>,
+    /// Where router logs go, in a folder for each policy.
+    log_folder: Option<PathBuf>,
 }
 
 /// Requests, and what they are to be called in the results.
@@ -72,6 +78,14 @@ pub enum ReplayError {
         /// What the system said.
         source: ThreadPoolBuildError,
     },
+    /// A router log cannot be written.
+    #[error("cannot write {path}")]
+    Log {
+        /// Which file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
     /// The simulator's watchdog ended a run.
     #[error("the run under {policy} does not end")]
     Stuck {
@@ -116,7 +130,7 @@ impl<'a> Replay<'a> {
         let measured = Vec::new();
         let scenario =
             Scenario { trace, fleet, model, step_times, policies, measured, information, seed };
-        Ok(Self { scenario, cluster, requests, checkpoint: None })
+        Ok(Self { scenario, cluster, requests, checkpoint: None, log_folder: None })
     }
 
     /// Lets every policy see this.
@@ -130,6 +144,13 @@ impl<'a> Replay<'a> {
     #[must_use]
     pub fn with_checkpoint(mut self, checkpoint: Checkpoint) -> Self {
         self.checkpoint = Some(checkpoint);
+        self
+    }
+
+    /// Has every router's log written to `<folder>/<policy>/decisions.jsonl`.
+    #[must_use]
+    pub fn with_log(mut self, folder: &Path) -> Self {
+        self.log_folder = Some(folder.to_owned());
         self
     }
 
@@ -183,17 +204,52 @@ impl<'a> Replay<'a> {
         };
         let information = self.scenario.information;
         let router = RouterConfig { information, ..RouterConfig::new(policy.clone()) };
-        let (output, learned) = simulate_from(
-            self.checkpoint.as_ref(),
-            &self.cluster,
-            self.requests,
-            router,
-            self.scenario.seed,
-            &mut on_progress,
-        )
-        .map_err(|source| ReplayError::Stuck { policy: policy.name().into_owned(), source })?;
+        let log =
+            self.log_folder.as_ref().map(|folder| folder.join(&*policy.name()).join(LOG_FILE));
+        let output = match log {
+            Some(path) => self.simulate_logged(router, &mut on_progress, &path)?,
+            None => self.simulate(router, &mut on_progress, None),
+        };
+        let (output, learned) = output
+            .map_err(|source| ReplayError::Stuck { policy: policy.name().into_owned(), source })?;
         assert_eq!(output.requests.len(), self.requests.len(), "every request ends exactly once");
         let elapsed = started.elapsed();
         Ok((RunTables::new(&policy.name(), &self.cluster, &output), elapsed, learned))
+    }
+
+    fn simulate<'b>(
+        &'b self,
+        router: RouterConfig,
+        on_progress: &mut dyn FnMut(u64),
+        on_log: Option<&'b mut dyn FnMut(u32, Vec<LogEntry>)>,
+    ) -> Result<(RunOutput, Option<Checkpoint>), Stuck> {
+        let (checkpoint, seed) = (self.checkpoint.as_ref(), self.scenario.seed);
+        simulate_from(checkpoint, &self.cluster, self.requests, (router, seed), on_progress, on_log)
+    }
+
+    /// Simulates and writes the router's log. The outer error is the file's.
+    fn simulate_logged(
+        &self,
+        router: RouterConfig,
+        on_progress: &mut dyn FnMut(u64),
+        path: &Path,
+    ) -> Result<Result<(RunOutput, Option<Checkpoint>), Stuck>, ReplayError> {
+        let error = |source| ReplayError::Log { path: path.to_owned(), source };
+        fs::create_dir_all(path.parent().unwrap_or(path)).map_err(error)?;
+        let mut out = BufWriter::new(File::create(path).map_err(error)?);
+        let mut written = Ok(());
+        // A replay has one router.
+        let mut on_log = |_, entries: Vec<LogEntry>| {
+            for entry in &entries {
+                if written.is_ok() {
+                    written = serde_json::to_writer(&mut out, entry)
+                        .map_err(io::Error::from)
+                        .and_then(|()| out.write_all(b"\n"));
+                }
+            }
+        };
+        let output = self.simulate(router, on_progress, Some(&mut on_log));
+        written.and_then(|()| out.flush()).map_err(error)?;
+        Ok(output)
     }
 }

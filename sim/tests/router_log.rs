@@ -131,7 +131,13 @@ fn a_router_that_follows_another_books_what_happens_there() {
                     agreed += u64::from(wanted.instance == made.instance);
                 }
                 LogEntry::Observe { now, event } => shadow.observe(*now, event),
-                _ => {}
+                LogEntry::Start(_)
+                | LogEntry::Route(_)
+                | LogEntry::TrainingJob { .. }
+                | LogEntry::Install { .. }
+                | LogEntry::AbandonTraining
+                | LogEntry::Restore { .. }
+                | LogEntry::SetObjective { .. } => {}
             }
         }
         assert!((1..300).contains(&agreed), "{name} has a mind of its own: {agreed}");

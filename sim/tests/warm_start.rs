@@ -34,7 +34,7 @@ fn run(setting: &Setting, seed: u64, start: Option<&Checkpoint>) -> (RunOutput, 
     let cluster = ClusterConfig::new(setting.gpus.iter().enumerate().map(instance).collect());
     let router = RouterConfig::new(PolicyConfig::from_name("lodestar").unwrap());
     let (output, learned) =
-        simulate_from(start, &cluster, &requests, router, seed, &mut |_| {}).unwrap();
+        simulate_from(start, &cluster, &requests, (router, seed), &mut |_| {}, None).unwrap();
     (output, learned.unwrap())
 }
 

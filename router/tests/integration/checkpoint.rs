@@ -6,8 +6,8 @@
 )]
 
 use lodestar_router::{
-    Checkpoint, CheckpointError, Event, InstanceId, InstanceNames, InstanceSpec, PolicyConfig,
-    Request, RequestId, Router, RouterConfig, Time, Usage,
+    Checkpoint, CheckpointError, Event, InstanceId, InstanceNames, InstanceSpec, LogEntry,
+    LogReplay, PolicyConfig, Request, RequestId, Router, RouterConfig, Time, Usage,
 };
 use serde_json::{Value, json};
 
@@ -48,6 +48,25 @@ fn taught() -> Router {
         }
     }
     router
+}
+
+#[test]
+fn a_log_repeats_what_was_decided_from_a_checkpoint() {
+    let policy = PolicyConfig::from_name("lodestar").unwrap();
+    let mut router = Router::recording(RouterConfig::new(policy), 7);
+    router.restore(Time::ZERO, &checkpoint(), &names(&[(0, "slow"), (1, "fast")])).unwrap();
+    for instance in [0, 1].map(InstanceId) {
+        router.observe(Time::ZERO, &Event::InstanceJoined { instance, spec: SPEC });
+    }
+    let chosen = router.route(Time::ZERO, &request(1, 1_000)).unwrap().instance;
+    assert_eq!(chosen, InstanceId(1), "it knows who is fast");
+    let lines: Vec<String> =
+        router.take_log().iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+    let entries: Vec<LogEntry> =
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [LogEntry::Start(start), rest @ ..] = &entries[..] else { panic!("{lines:?}") };
+    let mut replay = LogReplay::new(start);
+    assert!(rest.iter().all(|entry| replay.apply(entry)) && rest.len() == 4);
 }
 
 fn checkpoint() -> Checkpoint {

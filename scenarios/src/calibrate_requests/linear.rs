@@ -2,22 +2,22 @@
 
 /// A symmetric matrix, dense, row by row.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Symmetric {
+pub(crate) struct Symmetric {
     size: usize,
     cells: Vec<f64>,
 }
 
 impl Symmetric {
-    pub(super) fn zero(size: usize) -> Self {
+    pub(crate) fn zero(size: usize) -> Self {
         Self { size, cells: vec![0.0; size * size] }
     }
 
-    pub(super) fn get(&self, row: usize, column: usize) -> f64 {
+    pub(crate) fn get(&self, row: usize, column: usize) -> f64 {
         self.cells[row * self.size + column]
     }
 
     /// Adds `weight * vector * vector^T`.
-    pub(super) fn add_outer(&mut self, vector: &[f64], weight: f64) {
+    pub(crate) fn add_outer(&mut self, vector: &[f64], weight: f64) {
         for (row, a) in vector.iter().enumerate() {
             for (column, b) in vector.iter().enumerate() {
                 self.cells[row * self.size + column] += weight * a * b;
@@ -26,7 +26,7 @@ impl Symmetric {
     }
 
     /// Less these values on the diagonal, of which at least a twentieth stays.
-    pub(super) fn without_noise(mut self, noise: &[f64]) -> Self {
+    pub(crate) fn without_noise(mut self, noise: &[f64]) -> Self {
         for (index, noise) in noise.iter().enumerate() {
             let cell = &mut self.cells[index * self.size + index];
             *cell = (*cell - noise).max(*cell / 20.0);
@@ -35,7 +35,7 @@ impl Symmetric {
     }
 
     /// With `1 + damping` times its diagonal.
-    pub(super) fn damped(&self, damping: f64) -> Self {
+    pub(crate) fn damped(&self, damping: f64) -> Self {
         let mut damped = self.clone();
         for index in 0..self.size {
             damped.cells[index * self.size + index] *= 1.0 + damping;
@@ -43,14 +43,14 @@ impl Symmetric {
         damped
     }
 
-    pub(super) fn times(&self, vector: &[f64]) -> Vec<f64> {
+    pub(crate) fn times(&self, vector: &[f64]) -> Vec<f64> {
         let rows = self.cells.chunks(self.size.max(1));
         rows.map(|row| row.iter().zip(vector).map(|(a, b)| a * b).sum()).collect()
     }
 
     /// Its inverse, if it is positive definite to working precision. Rows and columns are scaled to a
     /// unit diagonal first, so that units do not matter.
-    pub(super) fn inverse(&self) -> Option<Self> {
+    pub(crate) fn inverse(&self) -> Option<Self> {
         let n = self.size;
         let scale: Vec<f64> = (0..n).map(|i| self.get(i, i).max(0.0).sqrt()).collect();
         if scale.contains(&0.0) {

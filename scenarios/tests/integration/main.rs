@@ -1,6 +1,7 @@
 //! Results folders, from the requests to the files and back.
 
 mod damage;
+mod decisions;
 mod determinism;
 mod events;
 mod fixtures;

@@ -69,25 +69,26 @@ pub fn simulate_logged(
     on_progress: &mut dyn FnMut(u64),
     on_log: &mut dyn FnMut(u32, Vec<LogEntry>),
 ) -> Result<RunOutput, Stuck> {
-    let mut run = Run::new(config, requests, (router, seed), Router::recording)?;
-    run.on_log = Some(on_log);
-    run.run(on_progress)
+    let output = simulate_from(None, config, requests, (router, seed), on_progress, Some(on_log))?;
+    Ok(output.0)
 }
 
 /// [`simulate`], with routers that go on from `checkpoint` if there is one, and with what the first of them has learned in
-/// the end, if its policy keeps that. Instances are known again by their names.
+/// the end, if its policy keeps that. Instances are known again by their names. `on_log` is that of [`simulate_logged`].
 ///
 /// # Errors
 /// As [`simulate`], and when routers cannot go on from that checkpoint.
-pub fn simulate_from(
+pub fn simulate_from<'a>(
     checkpoint: Option<&Checkpoint>,
-    config: &ClusterConfig,
-    requests: &[TraceRequest],
-    router: RouterConfig,
-    seed: u64,
+    config: &'a ClusterConfig,
+    requests: &'a [TraceRequest],
+    (router, seed): (RouterConfig, u64),
     on_progress: &mut dyn FnMut(u64),
+    on_log: Option<&'a mut dyn FnMut(u32, Vec<LogEntry>)>,
 ) -> Result<(RunOutput, Option<Checkpoint>), Stuck> {
-    let mut run = Run::new(config, requests, (router, seed), Router::new)?;
+    let new = if on_log.is_some() { Router::recording } else { Router::new };
+    let mut run = Run::new(config, requests, (router, seed), new)?;
+    run.on_log = on_log;
     if let Some(checkpoint) = checkpoint {
         let names = run.names(|_| true);
         run.front.restore(checkpoint, &names)?;
