@@ -1,4 +1,4 @@
-//! vLLM's `/metrics`, in the Prometheus text format, to [`InstanceMetrics`].
+//! An engine's `/metrics`, in the Prometheus text format, to [`InstanceMetrics`].
 //!
 //! Not a general Prometheus parser: four gauges and counters out of some two hundred lines, read without
 //! keeping the rest. An instance with several engines (data parallel) reports each; counts are summed
@@ -6,11 +6,13 @@
 
 use lodestar_router::InstanceMetrics;
 
-/// A page that is not what vLLM serves.
+/// A page that is not what engines serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetricsError {
-    /// The page lacks a metric that vLLM always has.
-    #[error("no `{0}` on the page; is this vLLM's /metrics?")]
+    /// The page lacks what every engine has.
+    #[error(
+        "no {0} requests on the page; is this the /metrics of vLLM, SGLang, TGI or TensorRT-LLM?"
+    )]
     Missing(&'static str),
     /// A sample that is not a usable number.
     #[error("line {line}: `{name}` is `{value}`; it must be a finite number, at least 0")]
@@ -24,10 +26,33 @@ pub enum MetricsError {
     },
 }
 
-const RUNNING: &str = "vllm:num_requests_running";
-const WAITING: &str = "vllm:num_requests_waiting";
-const KV_USAGE: &str = "vllm:kv_cache_usage_perc";
-const PREEMPTIONS: &str = "vllm:num_preemptions_total";
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Running,
+    Waiting,
+    /// 0 to 1. TGI does not say.
+    KvUsage,
+    /// Since the start. Only vLLM counts them; SGLang's `num_retracted_reqs` is a gauge.
+    Preemptions,
+}
+
+/// What engines call it.
+const NAMES: [(&str, Field); 13] = [
+    ("vllm:num_requests_running", Field::Running),
+    ("vllm:num_requests_waiting", Field::Waiting),
+    ("vllm:kv_cache_usage_perc", Field::KvUsage),
+    // Before vLLM 0.10.
+    ("vllm:gpu_cache_usage_perc", Field::KvUsage),
+    ("vllm:num_preemptions_total", Field::Preemptions),
+    ("sglang:num_running_reqs", Field::Running),
+    ("sglang:num_queue_reqs", Field::Waiting),
+    ("sglang:token_usage", Field::KvUsage),
+    ("tgi_batch_current_size", Field::Running),
+    ("tgi_queue_size", Field::Waiting),
+    ("trtllm_num_requests_running", Field::Running),
+    ("trtllm_num_requests_waiting", Field::Waiting),
+    ("trtllm_kv_cache_utilization", Field::KvUsage),
+];
 
 /// Reads a page of metrics.
 ///
@@ -36,36 +61,32 @@ const PREEMPTIONS: &str = "vllm:num_preemptions_total";
 pub fn parse_metrics(page: &str) -> Result<InstanceMetrics, MetricsError> {
     let (mut running, mut waiting, mut kv_usage, mut preemptions) = (None, None, None, None);
     for (line, text) in (1..).zip(page.lines()) {
-        let Some((name, value)) = sample(text) else { continue };
-        let slot = match name {
-            RUNNING => &mut running,
-            WAITING => &mut waiting,
-            KV_USAGE => &mut kv_usage,
-            PREEMPTIONS => &mut preemptions,
-            _ => continue,
+        let Some((name, field, value)) = sample(text) else { continue };
+        let slot = match field {
+            Field::Running => &mut running,
+            Field::Waiting => &mut waiting,
+            Field::KvUsage => &mut kv_usage,
+            Field::Preemptions => &mut preemptions,
         };
         let number = number(name, line, value)?;
         let before = slot.unwrap_or(0.0);
-        *slot = Some(if name == KV_USAGE { number.max(before) } else { number + before });
+        *slot = Some(if field == Field::KvUsage { number.max(before) } else { number + before });
     }
-    let found = |value: Option<f64>, name| value.ok_or(MetricsError::Missing(name));
     Ok(InstanceMetrics {
-        running_requests: found(running, RUNNING)? as u32,
-        waiting_requests: found(waiting, WAITING)? as u32,
-        kv_usage: found(kv_usage, KV_USAGE)?,
-        preemptions: found(preemptions, PREEMPTIONS)? as u64,
+        running_requests: running.ok_or(MetricsError::Missing("running"))? as u32,
+        waiting_requests: waiting.ok_or(MetricsError::Missing("waiting"))? as u32,
+        kv_usage: kv_usage.unwrap_or(0.0),
+        preemptions: preemptions.unwrap_or(0.0) as u64,
     })
 }
 
-/// Known name and value of a sample line: `name{labels} value [timestamp]`. A label's value may hold
-/// spaces and braces, so the labels end at the last brace.
-fn sample(text: &str) -> Option<(&'static str, &str)> {
+/// Name, meaning and value of a sample line that is wanted: `name{labels} value [timestamp]`. A label's value may
+/// hold spaces and braces, so the labels end at the last brace.
+fn sample(text: &str) -> Option<(&'static str, Field, &str)> {
     let name_end = text.find(['{', ' '])?;
-    let name = [RUNNING, WAITING, KV_USAGE, PREEMPTIONS]
-        .into_iter()
-        .find(|&known| known == &text[..name_end])?;
+    let (name, field) = NAMES.into_iter().find(|(known, _)| *known == &text[..name_end])?;
     let rest = text.rfind('}').map_or(&text[name_end..], |end| &text[end + 1..]);
-    Some((name, rest.split_whitespace().next().unwrap_or_default()))
+    Some((name, field, rest.split_whitespace().next().unwrap_or_default()))
 }
 
 fn number(name: &'static str, line: usize, value: &str) -> Result<f64, MetricsError> {
@@ -119,6 +140,31 @@ vllm:num_preemptions_created{engine="0",model_name="tiny"} 1.7952211836536677e+0
         );
     }
 
+    /// Lines in the forms that each engine documents.
+    #[test]
+    fn other_engines_and_old_versions_say_the_same_by_other_names() {
+        let old = PAGE.replace("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc");
+        assert_eq!(parse_metrics(&old), parse_metrics(PAGE));
+        let labels = r#"{engine_type="unified",model_name="m",tp_rank="0"}"#;
+        let sglang = format!(
+            "# TYPE sglang:num_running_reqs gauge\nsglang:num_running_reqs{labels} 5.0\n\
+             sglang:num_used_tokens{labels} 9.0\nsglang:token_usage{labels} 0.25\nsglang:num_queue_reqs{labels} 7.0\n"
+        );
+        let tgi = "# TYPE tgi_batch_current_size gauge\ntgi_batch_current_size 5\n\
+                   tgi_batch_current_max_tokens 900\n# TYPE tgi_queue_size gauge\ntgi_queue_size 7\n";
+        let labels = r#"{model_name="m",engine_type="trtllm"}"#;
+        let trtllm = format!(
+            "trtllm_num_requests_running{labels} 5\ntrtllm_num_requests_waiting{labels} 7\n\
+             trtllm_kv_cache_hit_rate{labels} 0.9\ntrtllm_kv_cache_utilization{labels} 0.25\n"
+        );
+        for (page, kv_usage) in [(&sglang[..], 0.25), (tgi, 0.0), (&trtllm[..], 0.25)] {
+            let (running_requests, waiting_requests, preemptions) = (5, 7, 0);
+            let said =
+                InstanceMetrics { running_requests, waiting_requests, kv_usage, preemptions };
+            assert_eq!(parse_metrics(page), Ok(said), "{page}");
+        }
+    }
+
     #[test]
     fn engines_of_one_instance_are_added_up() {
         let second = PAGE.replace(r#"engine="0""#, r#"engine="1""#).replace("0.0048", "0.9048");
@@ -138,7 +184,7 @@ vllm:num_preemptions_created{engine="0",model_name="tiny"} 1.7952211836536677e+0
 
     #[test]
     fn what_is_not_vllms_is_refused() {
-        assert_eq!(parse_metrics("<html>"), Err(MetricsError::Missing(RUNNING)));
+        assert_eq!(parse_metrics("<html>"), Err(MetricsError::Missing("running")));
         let error = parse_metrics(&PAGE.replace(" 2.0", " NaN")).unwrap_err();
         assert_eq!(
             error.to_string(),
