@@ -1,9 +1,10 @@
 //! Time of one decision, by policy and fleet size, for a prompt of 8,192 tokens.
 //!
 //! In `decide` the fleet has seen each prompt before, and each policy has the information of its own
-//! implementation. In `record` it has seen none, and its caches are
+//! implementation; the first token and the end of another request are part of it. In `route` they are not. In `record` it has seen none, and its caches are
 //! full: of each prompt all but the shared head replaces other blocks in the prefix index.
 
+use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 
 use divan::Bencher;
@@ -36,6 +37,24 @@ fn decide<const INSTANCES: u32>(bencher: Bencher<'_, '_>, policy: &str) {
         turn = (turn + 1) % prompts.len();
         driver.step(&prompts[turn]);
     });
+}
+
+#[divan::bench(args = PolicyConfig::NAMES, consts = [8, 64, 1024], sample_count = 1000)]
+fn route<const INSTANCES: u32>(bencher: Bencher<'_, '_>, policy: &str) {
+    let driver = RefCell::new(Driver::new(policy, INSTANCES));
+    let sessions = u64::from(INSTANCES) * SESSIONS_PER_INSTANCE;
+    let prompts: Vec<_> = (0..sessions).map(|session| prompt(session, BLOCKS)).collect();
+    for prompt in &prompts {
+        driver.borrow_mut().step(prompt);
+    }
+    let turn = Cell::new(0);
+    bencher
+        .with_inputs(|| {
+            driver.borrow_mut().end_oldest();
+            turn.set((turn.get() + 1) % prompts.len());
+            &prompts[turn.get()]
+        })
+        .bench_local_values(|prompt| driver.borrow_mut().route(prompt));
 }
 
 #[divan::bench(consts = [8, 64])]
@@ -115,6 +134,11 @@ impl Driver {
 
     /// Routes one request and ends the oldest.
     fn step(&mut self, block_hashes: &[BlockHash]) {
+        self.route(block_hashes);
+        self.end_oldest();
+    }
+
+    fn route(&mut self, block_hashes: &[BlockHash]) {
         self.requests += 1;
         self.now += Duration::from_millis(40);
         let prompt_tokens = 16 * block_hashes.len() as u32;
@@ -122,6 +146,9 @@ impl Driver {
         let session = Some(self.requests % 1000);
         let request = Request { id, prompt_tokens, block_hashes, session, priority: 0 };
         black_box(self.router.route(self.now, &request)).expect("an instance");
+    }
+
+    fn end_oldest(&mut self) {
         // First tokens and ends of requests that never were are ignored.
         let request = RequestId(self.requests.wrapping_sub(self.in_flight / 2));
         self.router.observe(self.now, &Event::FirstToken { request });

@@ -18,6 +18,7 @@ mod caution;
 mod law;
 mod learned;
 mod objective;
+mod prospect;
 mod residual;
 mod reuse;
 mod server;
@@ -29,9 +30,9 @@ use serde::{Deserialize, Serialize};
 use caution::{Arm, COLD_SAMPLES, Caution};
 use law::{Law, Work};
 pub(crate) use learned::LodestarLearned;
-use objective::Expected;
 pub use objective::Objective;
-use residual::{Features, Residual};
+use prospect::Prospect;
+use residual::Residual;
 use reuse::Reuse;
 use server::{Place, Sample, Server};
 
@@ -87,31 +88,12 @@ pub(super) struct Lodestar {
     rate: f64,
     arrived_at: Time,
     mean_answer_tokens: f64,
+    /// Scratch of [`choose`](Policy::choose), and the last request's prospects.
     prospects: Vec<Prospect>,
+    scores: Vec<f64>,
+    nearest: Vec<usize>,
     /// The one that was chosen last, and by whom.
     chosen: (Prospect, Arm),
-}
-
-/// What to expect of a request on an instance.
-#[derive(Clone, Copy, Debug, Default)]
-struct Prospect {
-    /// What queues, and what does not.
-    work: (Work, Work),
-    /// What each token of the answer waits for.
-    decode: Work,
-    wait_s: f64,
-    /// Of it, for requests of other routers.
-    foreign_s: f64,
-    service_s: f64,
-    /// What those behind it wait longer, and what leaves the cache for it.
-    imposed_s: f64,
-    price_s: f64,
-    /// By the law alone.
-    expected_s: f64,
-    features: Features,
-    /// Corrected.
-    ttft_s: f64,
-    range_s: [f64; 2],
 }
 
 impl Lodestar {
@@ -131,6 +113,8 @@ impl Lodestar {
             arrived_at: Time::ZERO,
             mean_answer_tokens: 0.0,
             prospects: Vec::new(),
+            scores: Vec::new(),
+            nearest: Vec::new(),
             chosen: Default::default(),
         }
     }
@@ -229,71 +213,6 @@ impl Lodestar {
         self.caution.spend(lowest, regret_s);
         arm
     }
-
-    /// The prospect of a request on the instance at `index`, by law.
-    fn expect(
-        &self,
-        now: Time,
-        request: &Request<'_>,
-        eligible: &Eligible<'_>,
-        index: usize,
-    ) -> Prospect {
-        let instance = eligible.get(index);
-        let load = instance.load;
-        let uncached_tokens = eligible.uncached_tokens(index, request);
-        // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
-        let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
-        let own_tokens = load.context_tokens as f64 * decode_share;
-        let server = self.servers.get(instance.id).expect("made for every eligible instance");
-        let own_requests = f64::from(load.decode_requests);
-        let decode_requests = own_requests + server.foreign.decode_requests();
-        let decode_tokens = own_tokens * decode_requests / own_requests.max(1.0);
-        let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
-        let constant = Work::constant(request.prompt_tokens, decode_requests, decode_tokens);
-        let law = server.law(&self.fleet);
-        let doubt = server.doubt(now);
-        let foreign_s = server.foreign.wait_s();
-        let wait_s = server.wait_secs(now) + foreign_s;
-        let service_s = (1.0 - doubt) * law.secs(&serial);
-        let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
-        let scraped = instance.scraped;
-        let age_s = scraped.map_or(0.0, |scraped| now.saturating_since(scraped.at).as_secs_f64());
-        let metrics = scraped.map(|scraped| scraped.metrics).unwrap_or_default();
-        let capacity_tokens = instance.spec.kv_capacity_tokens.max(1) as f64;
-        let ln = |value: f64| libm::log(value + 1e-3);
-        let features = [
-            ln(expected_s),
-            ln(wait_s),
-            ln(service_s),
-            libm::log1p(server.queued_requests() as f64),
-            libm::log1p(f64::from(load.decode_requests)),
-            load.context_tokens as f64 / capacity_tokens,
-            metrics.kv_usage,
-            libm::log1p(f64::from(metrics.waiting_requests)),
-            age_s.min(10.0),
-            server.busy(),
-            f64::from(uncached_tokens) / f64::from(request.prompt_tokens.max(1)),
-            ln(f64::from(request.prompt_tokens) / 1e3),
-            doubt,
-            server.head_overrun(now),
-        ]
-        .map(|feature| feature as f32);
-        let work = (serial, constant);
-        let decode = Work::of_decode(decode_requests, decode_tokens, server.busy());
-        Prospect {
-            work,
-            decode,
-            wait_s,
-            foreign_s,
-            service_s,
-            imposed_s: 0.0,
-            price_s: 0.0,
-            expected_s,
-            features,
-            ttft_s: expected_s,
-            range_s: [expected_s; 2],
-        }
-    }
 }
 
 impl Policy for Lodestar {
@@ -311,52 +230,23 @@ impl Policy for Lodestar {
             server.capacity_tokens = instance.spec.kv_capacity_tokens;
             busy += server.utilisation(now);
         }
-        let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
         let instances = eligible.len() as f64;
         let idle = 1.0 - (busy / instances).min(UTILISATION_MAX);
         let delayed_per_s2 = self.rate / instances / idle;
         let mut prospects = std::mem::take(&mut self.prospects);
         prospects.clear();
-        prospects
-            .extend((0..eligible.len()).map(|index| self.expect(now, request, eligible, index)));
-        for (index, prospect) in prospects.iter_mut().enumerate() {
-            let correction = self.residual.correct(&prospect.features);
-            prospect.ttft_s = prospect.expected_s * correction.factor;
-            prospect.range_s = [correction.low, correction.high].map(|by| prospect.expected_s * by);
-            let Prospect { wait_s, service_s, .. } = *prospect;
-            prospect.imposed_s = delayed_per_s2 * service_s * (wait_s + service_s / 2.0);
-            let instance = eligible.get(index);
-            let server = self.servers.get(instance.id).expect("made above");
-            let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
-            let renewed_s = service_s + server.law(&self.fleet).secs(&answer);
-            prospect.price_s = self.reuse.price(residence) * renewed_s;
-        }
-        let cost = |index: usize| {
-            let Prospect { service_s, ttft_s, range_s, decode, .. } = prospects[index];
-            let others_ttft_s = prospects[index].imposed_s + prospects[index].price_s;
-            let instance = eligible.get(index);
-            let server = self.servers.get(instance.id).expect("made above");
-            let tpot = server.tpot(&self.fleet_tpot);
-            let added =
-                Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();
-            let added_s = tpot.secs(&added);
-            let expected = Expected {
-                ttft_s,
-                range_s,
-                service_s,
-                others_ttft_s,
-                tpot_s: tpot.secs(&decode) + added_s,
-                others_tpot_s: added_s * f64::from(instance.load.decode_requests),
-                answer_tokens: self.mean_answer_tokens,
-            };
-            self.objective.cost(&expected, self.tail_s)
-        };
-        let mut choice = eligible.lowest(Reason::LeastLatency, rng, cost);
+        let expect = |index| self.expect(now, request, eligible, index, delayed_per_s2);
+        prospects.extend((0..eligible.len()).map(expect));
+        let mut scores = std::mem::take(&mut self.scores);
+        self.score(now, request, eligible, &mut prospects, &mut scores);
+        let mut choice = eligible.lowest(Reason::LeastLatency, rng, |index| scores[index]);
+        self.scores = scores;
         let arm = self.second_thoughts(now, request, eligible, &mut choice, rng);
         let duration = |secs: f64| Duration::from_nanos((secs * 1e9).round() as u64);
         for (candidate, prospect) in choice.candidates.iter_mut().zip(&prospects) {
             candidate.predicted_ttft = Some(duration(prospect.ttft_s));
-            candidate.predicted_ttft_range = Some(prospect.range_s.map(duration));
+            candidate.predicted_ttft_range =
+                prospect.is_corrected.then(|| prospect.range_s.map(duration));
             candidate.terms = Some(Terms {
                 wait: duration(prospect.wait_s),
                 service: duration(prospect.service_s),
@@ -364,15 +254,16 @@ impl Policy for Lodestar {
                 cache_price: duration(prospect.price_s),
             });
         }
-        self.chosen = (prospects[choice.index], arm);
         self.prospects = prospects;
+        self.chosen = (self.closer_prospect(now, request, eligible, choice.index), arm);
         self.reuse.used(now, request.block_hashes);
         choice
     }
 
     /// What comes of it is none of the arms' doing, and counts for none, as if the lot had chosen.
-    fn overruled(&mut self, _: &Request<'_>, _: &Eligible<'_>, index: usize) {
-        self.chosen = (self.prospects[index], Arm::Explore);
+    fn overruled(&mut self, request: &Request<'_>, eligible: &Eligible<'_>, index: usize) {
+        let prospect = self.closer_prospect(self.arrived_at, request, eligible, index);
+        self.chosen = (prospect, Arm::Explore);
     }
 
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {

@@ -1,0 +1,220 @@
+//! What to expect of a request on each instance, and what that costs.
+//!
+//! The law is asked about all instances. The network is asked about the few that the law puts first: it takes
+//! three times as long as everything else, corrects by a factor that is near one, and in a large fleet hardly any instance has
+//! a chance.
+
+use super::law::Work;
+use super::objective::Expected;
+use super::residual::Features;
+use super::{Eligible, Lodestar, Request, Time};
+
+/// Instances that the network is asked about.
+const NEAREST: usize = 16;
+
+/// What to expect of a request on an instance.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Prospect {
+    /// What queues, and what does not.
+    pub(super) work: (Work, Work),
+    /// What each token of the answer waits for.
+    pub(super) decode: Work,
+    pub(super) wait_s: f64,
+    /// Of it, for requests of other routers.
+    pub(super) foreign_s: f64,
+    pub(super) service_s: f64,
+    /// What those behind it wait longer, and what leaves the cache for it.
+    pub(super) imposed_s: f64,
+    pub(super) price_s: f64,
+    /// By the law alone.
+    pub(super) expected_s: f64,
+    /// Whether the network was asked; without, what follows is by the law too.
+    pub(super) is_corrected: bool,
+    pub(super) features: Features,
+    pub(super) ttft_s: f64,
+    pub(super) range_s: [f64; 2],
+}
+
+impl Lodestar {
+    /// The prospect of a request on the instance at `index`, by law; `delayed_per_s2` is `λ/n / (1 − ρ)`.
+    pub(super) fn expect(
+        &self,
+        now: Time,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        index: usize,
+        delayed_per_s2: f64,
+    ) -> Prospect {
+        let instance = eligible.get(index);
+        let load = instance.load;
+        let uncached_tokens = eligible.uncached_tokens(index, request);
+        // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
+        let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
+        let own_tokens = load.context_tokens as f64 * decode_share;
+        let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let own_requests = f64::from(load.decode_requests);
+        let decode_requests = own_requests + server.foreign.decode_requests();
+        let decode_tokens = own_tokens * decode_requests / own_requests.max(1.0);
+        let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
+        let constant = Work::constant(request.prompt_tokens, decode_requests, decode_tokens);
+        let law = server.law(&self.fleet);
+        let doubt = server.doubt(now);
+        let foreign_s = server.foreign.wait_s();
+        let wait_s = server.wait_secs(now) + foreign_s;
+        let service_s = (1.0 - doubt) * law.secs(&serial);
+        let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
+        let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
+        let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
+        let work = (serial, constant);
+        let decode = Work::of_decode(decode_requests, decode_tokens, server.busy());
+        Prospect {
+            work,
+            decode,
+            wait_s,
+            foreign_s,
+            service_s,
+            imposed_s: delayed_per_s2 * service_s * (wait_s + service_s / 2.0),
+            price_s: self.reuse.price(residence) * (service_s + law.secs(&answer)),
+            expected_s,
+            is_corrected: false,
+            features: Features::default(),
+            ttft_s: expected_s,
+            range_s: [expected_s; 2],
+        }
+    }
+
+    /// How the network sees it.
+    fn describe(
+        &self,
+        now: Time,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        index: usize,
+        prospect: &Prospect,
+    ) -> Features {
+        let instance = eligible.get(index);
+        let load = instance.load;
+        let uncached_tokens = eligible.uncached_tokens(index, request);
+        let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let scraped = instance.scraped;
+        let age_s = scraped.map_or(0.0, |scraped| now.saturating_since(scraped.at).as_secs_f64());
+        let metrics = scraped.map(|scraped| scraped.metrics).unwrap_or_default();
+        let capacity_tokens = instance.spec.kv_capacity_tokens.max(1) as f64;
+        let ln = |value: f64| libm::log(value + 1e-3);
+        [
+            ln(prospect.expected_s),
+            ln(prospect.wait_s),
+            ln(prospect.service_s),
+            libm::log1p(server.queued_requests() as f64),
+            libm::log1p(f64::from(load.decode_requests)),
+            load.context_tokens as f64 / capacity_tokens,
+            metrics.kv_usage,
+            libm::log1p(f64::from(metrics.waiting_requests)),
+            age_s.min(10.0),
+            server.busy(),
+            f64::from(uncached_tokens) / f64::from(request.prompt_tokens.max(1)),
+            ln(f64::from(request.prompt_tokens) / 1e3),
+            server.doubt(now),
+            server.head_overrun(now),
+        ]
+        .map(|feature| feature as f32)
+    }
+
+    /// The last request's prospect at `index`, corrected.
+    pub(super) fn closer_prospect(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        index: usize,
+    ) -> Prospect {
+        let prospect = self.prospects[index];
+        self.look_closer(now, request, eligible, index, prospect)
+    }
+
+    fn look_closer(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        index: usize,
+        prospect: Prospect,
+    ) -> Prospect {
+        if prospect.is_corrected {
+            return prospect;
+        }
+        let features = self.describe(now, request, eligible, index, &prospect);
+        let correction = self.residual.correct(&features);
+        let expected_s = prospect.expected_s;
+        Prospect {
+            is_corrected: true,
+            features,
+            ttft_s: expected_s * correction.factor,
+            range_s: [correction.low, correction.high].map(|by| expected_s * by),
+            ..prospect
+        }
+    }
+
+    /// The cost of each prospect, after a closer look at the nearest.
+    pub(super) fn score(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        prospects: &mut [Prospect],
+        scores: &mut Vec<f64>,
+    ) {
+        let mut nearest = std::mem::take(&mut self.nearest);
+        nearest.clear();
+        nearest.extend(0..prospects.len());
+        scores.clear();
+        if prospects.len() > NEAREST {
+            let cost = |(index, prospect)| self.cost(request, eligible, index, prospect);
+            scores.extend(prospects.iter().enumerate().map(cost));
+            nearest.select_nth_unstable_by(NEAREST, |&a, &b| {
+                scores[a].total_cmp(&scores[b]).then(a.cmp(&b))
+            });
+            nearest.truncate(NEAREST);
+        } else {
+            scores.resize(prospects.len(), 0.0);
+        }
+        let mut highest = f64::NEG_INFINITY;
+        for &index in &nearest {
+            prospects[index] = self.look_closer(now, request, eligible, index, prospects[index]);
+            scores[index] = self.cost(request, eligible, index, &prospects[index]);
+            highest = highest.max(scores[index]);
+        }
+        // Who was behind stays behind: a correction of the nearest must not put those first about whom nobody was asked.
+        for (score, prospect) in scores.iter_mut().zip(prospects) {
+            if !prospect.is_corrected {
+                *score = score.max(highest);
+            }
+        }
+        self.nearest = nearest;
+    }
+
+    fn cost(
+        &self,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        index: usize,
+        prospect: &Prospect,
+    ) -> f64 {
+        let Prospect { service_s, ttft_s, range_s, decode, imposed_s, price_s, .. } = *prospect;
+        let instance = eligible.get(index);
+        let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let tpot = server.tpot(&self.fleet_tpot);
+        let added = Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();
+        let added_s = tpot.secs(&added);
+        let expected = Expected {
+            ttft_s,
+            range_s,
+            service_s,
+            others_ttft_s: imposed_s + price_s,
+            tpot_s: tpot.secs(&decode) + added_s,
+            others_tpot_s: added_s * f64::from(instance.load.decode_requests),
+            answer_tokens: self.mean_answer_tokens,
+        };
+        self.objective.cost(&expected, self.tail_s)
+    }
+}
