@@ -57,6 +57,8 @@ pub struct RouterSection {
     pub seed: u64,
     /// Where what the policy has learned is kept: read at the start, written each minute and at the end.
     pub checkpoint: Option<PathBuf>,
+    /// Folder for what the router is told and decides, a file each start.
+    pub log: Option<PathBuf>,
 }
 
 /// PEM files.
@@ -100,6 +102,7 @@ impl Default for RouterSection {
             information: Information::Ideal,
             seed: 0,
             checkpoint: None,
+            log: None,
         }
     }
 }
@@ -209,9 +212,9 @@ impl ServeConfig {
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| ConfigError::Toml { path: path.to_owned(), error: Box::new(error) })?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        let RouterSection { tokenizer, checkpoint, .. } = &mut config.router;
+        let RouterSection { tokenizer, checkpoint, log, .. } = &mut config.router;
         let tls = config.tls.iter_mut().flat_map(|tls| [&mut tls.certificates, &mut tls.key]);
-        for file in tls.chain(tokenizer).chain(checkpoint) {
+        for file in tls.chain(tokenizer).chain(checkpoint).chain(log) {
             *file = folder.join(&file);
         }
         Ok(config)

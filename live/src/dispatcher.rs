@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use lodestar_router::{
     Checkpoint, CheckpointError, Event, InstanceId, InstanceMetrics, InstanceNames, InstanceSpec,
-    Load, Reason, Rejected, Request, RequestId, Router, RouterConfig, Scraped, Time, TrainingJob,
-    Usage,
+    Load, LogEntry, Reason, Rejected, Request, RequestId, Router, RouterConfig, Scraped, Time,
+    TrainingJob, Usage,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -83,12 +83,21 @@ impl Member {
 
 impl Dispatcher {
     pub(crate) fn new(config: RouterConfig, seed: u64) -> Self {
+        Self::with(config.block_tokens, Router::new(config, seed))
+    }
+
+    /// With a router that writes everything down, for [`take_log`](Self::take_log).
+    pub(crate) fn recording(config: RouterConfig, seed: u64) -> Self {
+        Self::with(config.block_tokens, Router::recording(config, seed))
+    }
+
+    fn with(block_tokens: u32, router: Router) -> Self {
         Self {
             origin: Instant::now(),
-            block_tokens: config.block_tokens,
+            block_tokens,
             counters: Counters::default(),
             state: Mutex::new(State {
-                router: Router::new(config, seed),
+                router,
                 members: BTreeMap::new(),
                 next_instance: 0,
                 expected: BTreeMap::new(),
@@ -136,6 +145,16 @@ impl Dispatcher {
             let (now, mut state) = dispatcher.lock();
             state.router.install(now, model);
         });
+    }
+
+    /// What the router has written down since the last time.
+    pub(crate) fn take_log(&self) -> Vec<LogEntry> {
+        self.lock().1.router.take_log()
+    }
+
+    /// Has the router write down no more.
+    pub(crate) fn stop_recording(&self) {
+        self.lock().1.router.stop_recording();
     }
 
     /// Goes on from a checkpoint, in which instances have their URLs as names; before any of them has joined.

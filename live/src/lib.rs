@@ -14,6 +14,7 @@ mod bench;
 mod checkpoint_file;
 mod config;
 mod counters;
+mod decision_log;
 mod dispatcher;
 mod keeper;
 mod kv_events;
@@ -36,6 +37,7 @@ pub use self::bench::{
 };
 pub use self::checkpoint_file::{CheckpointFileError, read_checkpoint, write_checkpoint};
 pub use self::config::{ConfigError, InstanceEntry, Limits, RouterSection, ServeConfig, TlsFiles};
+pub use self::decision_log::DecisionLogError;
 pub use self::metrics::{MetricsError, parse_metrics};
 pub use self::proxy::{Proxy, ProxyView, ServeError};
 pub use self::run::serve;

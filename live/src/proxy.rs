@@ -19,6 +19,7 @@ use crate::api_error::ApiError;
 use crate::backend::{Backend, Client, client, strip_hop_by_hop};
 use crate::checkpoint_file::CheckpointFileError;
 use crate::config::{ConfigError, Limits, ServeConfig};
+use crate::decision_log::{DecisionLog, DecisionLogError};
 use crate::dispatcher::{Dispatcher, Member};
 use crate::keeper::Keeper;
 use crate::prompt::PromptReader;
@@ -60,6 +61,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     /// Where what is learned is kept.
     keeper: Option<Arc<Keeper>>,
+    log: Option<Arc<DecisionLog>>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -97,6 +99,9 @@ pub enum ServeError {
     /// What was learned cannot be gone on from.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFileError),
+    /// Decisions cannot be written down.
+    #[error(transparent)]
+    Log(#[from] DecisionLogError),
     /// The address is taken, or not ours.
     #[error("cannot listen on {address}: {error}; choose another with --listen or `listen`")]
     Listen {
@@ -136,7 +141,9 @@ impl Proxy {
             .map_err(|error| ServeError::Listen { address, error })?;
         let limits = config.limits;
         let backends: Vec<_> = config.backends()?.into_iter().map(Arc::new).collect();
-        let dispatcher = Dispatcher::new(config.router_config(), config.router.seed);
+        let log = config.router.log.as_deref().map(DecisionLog::create).transpose()?;
+        let new = if log.is_some() { Dispatcher::recording } else { Dispatcher::new };
+        let dispatcher = new(config.router_config(), config.router.seed);
         let keeper = config.router.checkpoint.as_deref().map(Keeper::new);
         if let Some(keeper) = &keeper {
             keeper.restore(&dispatcher, &backends)?;
@@ -155,6 +162,7 @@ impl Proxy {
             tls: config.tls.as_ref().map(tls::acceptor).transpose()?,
             backends,
             keeper,
+            log: log.map(Arc::new),
             shared: Arc::new(shared),
         })
     }
@@ -174,7 +182,7 @@ impl Proxy {
 
     /// Serves until `shutdown` is ready, then lets requests end.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, tls, backends, shared, keeper } = self;
+        let Self { listener, tls, backends, shared, keeper, log } = self;
         let mut monitors = tokio::task::JoinSet::new();
         let instances = backends.len();
         for backend in backends {
@@ -184,6 +192,9 @@ impl Proxy {
         if let Some(keeper) = keeper.clone() {
             monitors.spawn(keeper.keep(Arc::clone(&shared.dispatcher)));
         }
+        if let Some(log) = log.clone() {
+            monitors.spawn(log.keep(Arc::clone(&shared.dispatcher)));
+        }
         let dispatcher = Arc::clone(&shared.dispatcher);
         let drain = Duration::from_secs(shared.limits.drain_s);
         let handler = move |request| {
@@ -191,9 +202,14 @@ impl Proxy {
             async move { handle(&shared, request).await }
         };
         listener::run(listener, tls, handler, shutdown, drain).await;
-        drop(monitors);
+        monitors.shutdown().await;
         if let Some(keeper) = keeper {
             keeper.save(&dispatcher).await;
+        }
+        if let Some(log) = log.and_then(Arc::into_inner) {
+            let finished = tokio::task::spawn_blocking(move || log.finish(&dispatcher));
+            // Its panic has been reported.
+            let _ = finished.await;
         }
         info!("stopped");
     }

@@ -71,6 +71,11 @@ impl Router {
         self.log.as_mut().map(Log::take).unwrap_or_default()
     }
 
+    /// Writes down no more.
+    pub fn stop_recording(&mut self) {
+        self.log = None;
+    }
+
     /// Decides where a request goes, and reserves its place there in the same step: the next call sees
     /// it. The prompt's blocks count as held by the chosen instance from now on.
     ///

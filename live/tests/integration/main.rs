@@ -7,6 +7,7 @@
 )]
 
 mod bench;
+mod decision_log;
 mod failures;
 mod mock;
 mod passing;
