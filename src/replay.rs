@@ -53,7 +53,7 @@ pub(crate) struct ReplayArgs {
     /// Write what the policy has learned in the end; it must be the only one
     #[arg(long, value_name = "FILE")]
     save_checkpoint: Option<PathBuf>,
-    /// Write down all that each router is told and decides, as <policy>/decisions.jsonl (docs/decisions.md)
+    /// Write down all that each router is told and decides, as decisions.jsonl in a folder for each policy (docs/decisions.md)
     #[arg(long)]
     log: bool,
     #[command(flatten)]
