@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::information::{Information, PrefixSource, Sources};
 use crate::policy::{
-    DynamoParams, LodestarParams, Objective, PrefixCacheParams, PrefixHitThresholdParams,
+    DynamoParams, LodestarParams, Objective, Part, PrefixCacheParams, PrefixHitThresholdParams,
 };
 use crate::time::Duration;
 
@@ -149,6 +149,7 @@ const THRESHOLD_PREFIX: &str = "prefix-hit-threshold-";
 
 /// What an objective other than the default follows in a name.
 const OBJECTIVE_PREFIX: &str = "lodestar-";
+const WITHOUT_PREFIX: &str = "lodestar-without-";
 /// Objectives by name.
 const OBJECTIVES: [(&str, Objective); 6] = [
     ("tail-ttft", Objective::TailTtft),
@@ -250,7 +251,12 @@ impl PolicyConfig {
         if let Some((_, objective)) =
             OBJECTIVES.into_iter().find(|(known, _)| Some(*known) == objective)
         {
-            return Ok(Self::Lodestar(LodestarParams { objective }));
+            return Ok(Self::Lodestar(LodestarParams { objective, without: None }));
+        }
+        let part = name.strip_prefix(WITHOUT_PREFIX);
+        if let Some((_, part)) = Part::ALL.into_iter().find(|(known, _)| Some(*known) == part) {
+            let params = LodestarParams { without: Some(part), ..LodestarParams::default() };
+            return Ok(Self::Lodestar(params));
         }
         Self::all()
             .into_iter()
@@ -265,12 +271,15 @@ impl PolicyConfig {
         {
             return Cow::Owned(format!("{THRESHOLD_PREFIX}{}", params.threshold_percent));
         }
-        if let Self::Lodestar(LodestarParams { objective }) = self {
+        if let Self::Lodestar(LodestarParams { objective, without }) = self {
             let of_same_kind = |known: &Objective| {
                 std::mem::discriminant(known) == std::mem::discriminant(objective)
             };
             if let Some((name, _)) = OBJECTIVES.iter().find(|(_, known)| of_same_kind(known)) {
                 return Cow::Owned(format!("{OBJECTIVE_PREFIX}{name}"));
+            }
+            if let Some((name, _)) = Part::ALL.iter().find(|(_, part)| Some(*part) == *without) {
+                return Cow::Owned(format!("{WITHOUT_PREFIX}{name}"));
             }
         }
         Cow::Borrowed(self.kind())
@@ -477,9 +486,18 @@ mod tests {
     fn an_objective_is_part_of_the_name() {
         for (name, objective) in OBJECTIVES {
             let name = format!("lodestar-{name}");
-            let policy = PolicyConfig::Lodestar(LodestarParams { objective });
+            let policy = PolicyConfig::Lodestar(LodestarParams { objective, without: None });
             assert_eq!(PolicyConfig::from_name(&name), Ok(policy.clone()));
             assert_eq!(policy.name(), name);
+        }
+        for (name, part) in Part::ALL {
+            let policy = PolicyConfig::from_name(&format!("lodestar-without-{name}")).unwrap();
+            let text = format!(r#"{{"name":"lodestar","without":"{name}"}}"#);
+            assert_eq!(serde_json::from_str::<PolicyConfig>(&text).unwrap(), policy);
+            assert!(
+                matches!(policy, PolicyConfig::Lodestar(params) if params.without == Some(part))
+            );
+            assert_eq!(policy.name(), format!("lodestar-without-{name}"));
         }
         let text = r#"{"name":"lodestar","objective":{"slo":{"ttft_ms":300.0,"tpot_ms":20.0}}}"#;
         let policy: PolicyConfig = serde_json::from_str(text).unwrap();

@@ -88,7 +88,7 @@ pub use information::Information;
 pub use ledger::Load;
 pub use log::{LOG_VERSION, LogEntry, LogReplay, LogStart, LoggedRequest, Routing};
 pub use policy::{
-    DynamoParams, LodestarParams, Objective, PrefixCacheParams, PrefixHitThresholdParams,
+    DynamoParams, LodestarParams, Objective, Part, PrefixCacheParams, PrefixHitThresholdParams,
 };
 pub use request::{BlockHash, Request, RequestId};
 pub use router::Router;

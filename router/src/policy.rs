@@ -54,7 +54,7 @@ use crate::training::{Learning, Model, TrainingJob};
 
 pub use dynamo::DynamoParams;
 pub(crate) use lodestar::LodestarLearned;
-pub use lodestar::{LodestarParams, Objective};
+pub use lodestar::{LodestarParams, Objective, Part};
 pub use prefix_cache::PrefixCacheParams;
 pub use prefix_hit_threshold::PrefixHitThresholdParams;
 use spread::Spread;

@@ -18,6 +18,7 @@ mod caution;
 mod law;
 mod learned;
 mod objective;
+mod part;
 mod prospect;
 mod residual;
 mod reuse;
@@ -31,6 +32,7 @@ use caution::{Arm, COLD_SAMPLES, Caution};
 use law::{Law, Work};
 pub(crate) use learned::LodestarLearned;
 pub use objective::Objective;
+pub use part::Part;
 use prospect::Prospect;
 use residual::Residual;
 use reuse::Reuse;
@@ -66,11 +68,14 @@ const ANSWER_WEIGHT: f64 = 0.01;
 pub struct LodestarParams {
     /// What to make small.
     pub objective: Objective,
+    /// What to do without.
+    pub without: Option<Part>,
 }
 
 #[derive(Debug)]
 pub(super) struct Lodestar {
     objective: Objective,
+    without: Option<Part>,
     servers: PerInstance<Server>,
     /// Of all instances together: what a new one is believed to be.
     fleet: Law,
@@ -100,6 +105,7 @@ impl Lodestar {
     pub(super) fn new(params: LodestarParams, rng: Rng) -> Self {
         Self {
             objective: params.objective,
+            without: params.without,
             servers: PerInstance::default(),
             fleet: Law::of_ttft(),
             fleet_tpot: Law::of_tpot(),
@@ -119,6 +125,15 @@ impl Lodestar {
         }
     }
 
+    fn has(&self, part: Part) -> bool {
+        self.without != Some(part)
+    }
+
+    /// `secs`, or nothing without that part.
+    fn part(&self, part: Part, secs: f64) -> f64 {
+        if self.has(part) { secs } else { 0.0 }
+    }
+
     fn arrive(&mut self, now: Time) {
         let secs = now.saturating_since(self.arrived_at).as_secs_f64();
         self.arrived_at = now;
@@ -136,7 +151,12 @@ impl Lodestar {
             self.servers.iter_mut().filter(|server| server.is_unchecked()).for_each(Server::forget);
             self.residual.forget();
         }
-        self.servers.entry(instance).learn(now, sample, &self.fleet);
+        let forgets = self.has(Part::Drift);
+        let server = self.servers.entry(instance);
+        if server.notice_drift(sample) && forgets {
+            server.doubt_law();
+        }
+        server.learn(now, sample, &self.fleet);
         self.fleet.learn(&sample.work, sample.secs, None);
         let share = if sample.ttft_s > self.tail_s { TAIL } else { TAIL - 1.0 };
         self.tail_s += TAIL_STEP * sample.ttft_s.max(self.tail_s) * share;
@@ -179,7 +199,7 @@ impl Lodestar {
             choice.reason = Reason::ColdStart;
             return Arm::Heuristic;
         }
-        let shares = self.caution.shares();
+        let shares = self.caution.shares(self.without);
         let arm = self.caution.draw(shares, rng);
         let Choice { index: heuristic, propensity: heuristic_share, .. } =
             self.heuristic.choose(now, request, eligible, rng);
@@ -322,10 +342,11 @@ impl Policy for Lodestar {
                 self.decoding.retain(|_, (place, _)| *place != instance);
                 self.servers.remove(instance);
             }
-            Fact::Scraped(instance, metrics) => {
+            Fact::Scraped(instance, metrics) if self.has(Part::OtherRouters) => {
                 let requests = metrics.running_requests + metrics.waiting_requests;
                 self.servers.entry(instance).foreign.scraped(requests);
             }
+            Fact::Scraped(..) => {}
         }
     }
 

@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::part::Part;
 use crate::rng::Rng;
 
 /// Samples of the fleet before the learned choice is used at all.
@@ -133,12 +134,20 @@ impl Caution {
         ((self.log_error - RIGHT) / (WRONG - RIGHT)).clamp(0.0, 1.0)
     }
 
-    pub(super) fn shares(&self) -> Shares {
+    /// Who decides how often.
+    pub(super) fn shares(&self, without: Option<Part>) -> Shares {
         let doubt = self.doubt();
         let small = HOLDOUT_SHARE + HOLDOUT_GROWTH * doubt;
-        let affordable = self.regret_s < REGRET_SHARE * self.expected_s;
+        let affordable =
+            without != Some(Part::Exploration) && self.regret_s < REGRET_SHARE * self.expected_s;
         let explore = if affordable { EXPLORE_SHARE + EXPLORE_GROWTH * doubt } else { 0.0 };
-        let heuristic = if self.stepped_back { 1.0 - PROBE_SHARE - explore } else { small };
+        let heuristic = if without == Some(Part::Guardrail) {
+            0.0
+        } else if self.stepped_back {
+            1.0 - PROBE_SHARE - explore
+        } else {
+            small
+        };
         Shares { learned: 1.0 - heuristic - explore, heuristic, explore }
     }
 
@@ -192,7 +201,7 @@ mod tests {
     fn serve(caution: &mut Caution, requests: usize, learned_s: f64, heuristic_s: f64) {
         let mut rng = Rng::fork(5, "test");
         for _ in 0..requests {
-            let arm = caution.draw(caution.shares(), &mut rng);
+            let arm = caution.draw(caution.shares(None), &mut rng);
             let secs = if arm == Arm::Heuristic { heuristic_s } else { learned_s };
             caution.spend(secs, 0.0);
             caution.learn(arm, 0.1, secs * libm::exp2(2.0 * rng.unit() - 1.0));
@@ -204,7 +213,7 @@ mod tests {
         let mut caution = Caution::default();
         serve(&mut caution, 3000, 0.5, 0.1);
         assert!(caution.has_stepped_back());
-        let shares = caution.shares();
+        let shares = caution.shares(None);
         assert!(shares.learned <= PROBE_SHARE + 1e-12 && shares.heuristic > 0.8, "{shares:?}");
         serve(&mut caution, 6000, 0.1, 0.1);
         assert!(!caution.has_stepped_back());
@@ -225,13 +234,13 @@ mod tests {
     fn more_is_tried_when_predictions_fail_and_never_above_the_budget() {
         let mut caution = Caution::default();
         caution.spend(1.0, 0.0);
-        let calm = caution.shares();
+        let calm = caution.shares(None);
         assert!(calm.explore + calm.heuristic < 0.01, "P99 is not touched: {calm:?}");
         (0..200).for_each(|_| caution.learn(Arm::Learned, 0.1, 1.0));
-        let wild = caution.shares();
+        let wild = caution.shares(None);
         assert!(wild.explore > 10.0 * calm.explore && wild.heuristic > 10.0 * calm.heuristic);
         caution.spend(1.0, 0.02);
-        assert!(caution.shares().explore <= 0.0, "the budget is spent");
+        assert!(caution.shares(None).explore <= 0.0, "the budget is spent");
         assert!((wild.explore + wild.heuristic + wild.learned - 1.0).abs() < 1e-12);
     }
 }

@@ -7,7 +7,7 @@
 use super::law::Work;
 use super::objective::Expected;
 use super::residual::Features;
-use super::{Eligible, Lodestar, Request, Time};
+use super::{Eligible, Lodestar, Part, Request, Time};
 
 /// Instances that the network is asked about.
 const NEAREST: usize = 16;
@@ -58,9 +58,14 @@ impl Lodestar {
         let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
         let constant = Work::constant(request.prompt_tokens, decode_requests, decode_tokens);
         let law = server.law(&self.fleet);
-        let doubt = server.doubt(now);
+        let doubt = self.part(Part::Doubt, server.doubt(now));
         let foreign_s = server.foreign.wait_s();
-        let wait_s = server.wait_secs(now) + foreign_s;
+        let own_wait_s = if self.has(Part::LateHeads) {
+            server.wait_secs(now)
+        } else {
+            server.wait_secs_on_time(now)
+        };
+        let wait_s = own_wait_s + foreign_s;
         let service_s = (1.0 - doubt) * law.secs(&serial);
         let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
         let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
@@ -73,8 +78,12 @@ impl Lodestar {
             wait_s,
             foreign_s,
             service_s,
-            imposed_s: delayed_per_s2 * service_s * (wait_s + service_s / 2.0),
-            price_s: self.reuse.price(residence) * (service_s + law.secs(&answer)),
+            imposed_s: self
+                .part(Part::DelayOfOthers, delayed_per_s2 * service_s * (wait_s + service_s / 2.0)),
+            price_s: self.part(
+                Part::CachePrice,
+                self.reuse.price(residence) * (service_s + law.secs(&answer)),
+            ),
             expected_s,
             is_corrected: false,
             features: Features::default(),
@@ -144,7 +153,7 @@ impl Lodestar {
             return prospect;
         }
         let features = self.describe(now, request, eligible, index, &prospect);
-        let correction = self.residual.correct(&features);
+        let correction = self.residual.correct(&features, self.has(Part::Network));
         let expected_s = prospect.expected_s;
         Prospect {
             is_corrected: true,

@@ -181,10 +181,10 @@ impl Residual {
         Correction { factor, low: low.min(factor), high: high.max(factor) }
     }
 
-    /// The correction of an expected TTFT.
-    pub(super) fn correct(&mut self, features: &Features) -> Correction {
+    /// The correction of an expected TTFT, or only its range.
+    pub(super) fn correct(&mut self, features: &Features, centres: bool) -> Correction {
         let answer = self.answer(features);
-        let centre = if self.is_trusted() { answer.factor } else { 1.0 };
+        let centre = if centres && self.is_trusted() { answer.factor } else { 1.0 };
         let width = libm::exp(self.ln_width);
         let bound = |bound: f64| {
             centre * libm::exp((width * libm::log(bound / answer.factor)).clamp(-4.0, 4.0))
@@ -195,7 +195,7 @@ impl Residual {
     /// A request described so took `factor` times what its law expected.
     pub(super) fn learn(&mut self, features: &Features, factor: f64) {
         let factor = factor.clamp(1.0 / FACTOR_MAX, FACTOR_MAX);
-        let said = self.correct(features);
+        let said = self.correct(features, true);
         let answer = self.answer(features);
         let blend = |error: &mut f64, expected: f64| {
             *error +=

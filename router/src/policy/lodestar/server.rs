@@ -219,12 +219,16 @@ impl Server {
         (&self.law, &self.tpot)
     }
 
+    /// Seconds until a request that came now would be at the head, if none is later than expected.
+    pub(super) fn wait_secs_on_time(&self, now: Time) -> f64 {
+        let Some(head) = self.queue.front() else { return 0.0 };
+        (self.law.secs(&self.ahead) - self.elapsed(now).min(self.law.secs(&head.work))).max(0.0)
+    }
+
     /// Seconds until a request that came now would be at the head.
     pub(super) fn wait_secs(&self, now: Time) -> f64 {
         let Some(head) = self.queue.front() else { return 0.0 };
-        let all = self.law.secs(&self.ahead);
-        let elapsed = self.elapsed(now);
-        let left = (all - elapsed.min(self.law.secs(&head.work))).max(0.0);
+        let (elapsed, left) = (self.elapsed(now), self.wait_secs_on_time(now));
         // If it is slow now, it is so for all of them; and what is late is expected to be as late again.
         let slowdown = elapsed / (OVERDUE * (self.law.secs(&head.work) + LATENESS_S));
         if slowdown > 1.0 { slowdown * (left + elapsed / OVERDUE) } else { left }
@@ -247,19 +251,27 @@ impl Server {
         DOUBT / (1.0 + samples).sqrt()
     }
 
-    /// Learns from a first token. Answers whether the instance is not what it was.
-    pub(super) fn learn(&mut self, now: Time, sample: &Sample, fleet: &Law) -> bool {
+    /// Answers whether first tokens up to this one show that the instance is not what it was.
+    pub(super) fn notice_drift(&mut self, sample: &Sample) -> bool {
         let error = ln(sample.secs) - ln(self.law.secs(&sample.work));
         self.drift += DRIFT_WEIGHT * (error.clamp(-DRIFT_ERROR_MAX, DRIFT_ERROR_MAX) - self.drift);
         self.since_alarm += 1;
-        self.sampled_at = now;
         let has_changed = self.since_alarm > DRIFT_SAMPLES && self.drift.abs() > DRIFT;
         if has_changed {
-            self.law.doubt();
             (self.drift, self.since_alarm) = (0.0, 0);
         }
-        self.law.learn(&sample.work, sample.secs, Some(fleet));
         has_changed
+    }
+
+    /// Forgets nearly all that showed its speed, which is believed until it shows another.
+    pub(super) fn doubt_law(&mut self) {
+        self.law.doubt();
+    }
+
+    /// Learns from a first token.
+    pub(super) fn learn(&mut self, now: Time, sample: &Sample, fleet: &Law) {
+        self.sampled_at = now;
+        self.law.learn(&sample.work, sample.secs, Some(fleet));
     }
 
     /// Requests without a first token.
