@@ -20,7 +20,7 @@ use crate::request::BlockHash;
 use crate::time::{Duration, Time};
 
 /// One block of so many is followed.
-const SAMPLING: u64 = 8;
+const SAMPLING: u64 = 32;
 /// Blocks that are followed at a time.
 const FOLLOWED: usize = 1 << 16;
 /// Ages are counted by powers of two, from a millisecond.

@@ -18,6 +18,8 @@ const DOUBT: f64 = 0.5;
 /// Weight of the next error in the mean by which drift is noticed, and how large that gets by then: a factor of 2.
 const DRIFT_WEIGHT: f64 = 0.1;
 const DRIFT: f64 = std::f64::consts::LN_2;
+/// Added to both times before they are compared, s: on an idle instance, a step more or less is no sign of its speed.
+const DRIFT_RESOLUTION_S: f64 = 0.05;
 /// Largest error that counts, as a logarithm.
 const DRIFT_ERROR_MAX: f64 = 1.5;
 /// Samples before and between two alarms.
@@ -253,7 +255,8 @@ impl Server {
 
     /// Answers whether first tokens up to this one show that the instance is not what it was.
     pub(super) fn notice_drift(&mut self, sample: &Sample) -> bool {
-        let error = ln(sample.secs) - ln(self.law.secs(&sample.work));
+        let expected_s = self.law.secs(&sample.work) + DRIFT_RESOLUTION_S;
+        let error = ln(sample.secs + DRIFT_RESOLUTION_S) - ln(expected_s);
         self.drift += DRIFT_WEIGHT * (error.clamp(-DRIFT_ERROR_MAX, DRIFT_ERROR_MAX) - self.drift);
         self.since_alarm += 1;
         let has_changed = self.since_alarm > DRIFT_SAMPLES && self.drift.abs() > DRIFT;
