@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::{Response, StatusCode, header};
 use hyper_util::client::legacy;
 use lodestar_router::Rejected;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::answer::Form;
@@ -45,6 +46,7 @@ pub(crate) async fn route_and_send(
     shared: &Arc<Shared>,
     head: &Head,
     body: Bytes,
+    deadline: Instant,
 ) -> Response<ProxyBody> {
     let prompt = read_prompt(shared, &body).await;
     shared.retries.earn();
@@ -53,6 +55,14 @@ pub(crate) async fn route_and_send(
     loop {
         let ticket = match shared.dispatcher.route(&prompt, &tried) {
             Ok(ticket) => ticket,
+            // Those that there were have died, or there was none.
+            Err(Rejected::NoInstance) if !shared.dispatcher.has_members() => {
+                let there = shared.dispatcher.some_member();
+                match shared.queue.turn(deadline, there).await {
+                    Ok(()) => continue,
+                    Err(error) => return error.response_left(),
+                }
+            }
             Err(rejected) => return last.map_or_else(|| refuse(rejected), |last| last.answer),
         };
         let member = Arc::clone(ticket.member());
@@ -116,6 +126,7 @@ async fn attempt(
     body: Bytes,
 ) -> Result<Response<ProxyBody>, Failure> {
     let member = Arc::clone(ticket.member());
+    let awaiting = member.progress.awaits();
     let answer = tokio::select! {
         answer = first_byte(shared, &member, head, body) => answer,
         () = member.dead() => Err(Failure {
@@ -124,6 +135,7 @@ async fn attempt(
             complaint: "it was declared dead".to_owned(),
         }),
     };
+    drop(awaiting);
     match answer {
         Ok(answer) => {
             member.backend.succeeded();

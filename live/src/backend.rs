@@ -1,6 +1,6 @@
 //! One vLLM server: where it is, and how requests get there.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,6 +50,8 @@ pub(crate) struct Backend {
     pub(crate) kv_endpoints: Option<KvEndpoints>,
     /// Requests in a row that it failed.
     failures: AtomicU32,
+    /// It hung, and has served nothing since.
+    on_trial: AtomicBool,
 }
 
 /// A URL that cannot be an instance's.
@@ -84,6 +86,7 @@ impl Backend {
             prefix,
             kv_endpoints: None,
             failures: AtomicU32::new(0),
+            on_trial: AtomicBool::new(false),
         })
     }
 
@@ -103,6 +106,19 @@ impl Backend {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
+        if self.is_on_trial() {
+            self.on_trial.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// It hangs. When it is back, it gets one request until it has served one.
+    pub(crate) fn hung(&self) {
+        self.on_trial.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it hung and has served nothing since.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.on_trial.load(Ordering::Relaxed)
     }
 
     /// It failed a request. Answers whether it is to be taken out of the fleet. When it is back, its next

@@ -77,12 +77,18 @@ pub struct TlsFiles {
 pub struct Limits {
     /// Longest body of a request, bytes; a longer one is answered 413.
     pub body_bytes: usize,
-    /// Requests at a time; one more is answered 503.
+    /// Requests that are served at a time; others wait.
     pub concurrent_requests: u32,
+    /// Requests that may wait; one more is answered 503.
+    pub queue: u32,
+    /// Longest wait, seconds; then 503.
+    pub queue_s: u64,
     /// Instances that are tried for one request before its first byte.
     pub attempts: u32,
     /// Longest silence in the middle of an answer, seconds.
     pub idle_s: u64,
+    /// How long an engine may make no progress while requests of ours are there, seconds; 0: for ever.
+    pub stall_s: u64,
     /// How long requests may take to end after SIGTERM, seconds.
     pub drain_s: u64,
 }
@@ -112,8 +118,11 @@ impl Default for Limits {
         Self {
             body_bytes: 64 << 20,
             concurrent_requests: 8192,
+            queue: 1024,
+            queue_s: 10,
             attempts: 3,
             idle_s: 300,
+            stall_s: 30,
             drain_s: 60,
         }
     }

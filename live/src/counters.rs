@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::dispatcher::Dispatcher;
+use crate::queue::Queue;
 
 /// Upper bounds in seconds, as vLLM's `time_to_first_token_seconds`.
 const TTFT_BOUNDS_S: [f64; 14] =
@@ -62,7 +63,7 @@ impl Counters {
 }
 
 /// The page, in the Prometheus text format.
-pub(crate) fn page(dispatcher: &Dispatcher) -> String {
+pub(crate) fn page(dispatcher: &Dispatcher, queue: &Queue) -> String {
     let mut page = String::new();
     let counters = dispatcher.counters();
     let attempts = [
@@ -102,6 +103,8 @@ pub(crate) fn page(dispatcher: &Dispatcher) -> String {
     ] {
         family(&mut page, name, help, &[(String::new(), count.get())]);
     }
+    let waiting = [(String::new(), u64::from(queue.waiting()))];
+    family(&mut page, "waiting_requests", "Requests that nobody can take now", &waiting);
     instances(&mut page, dispatcher);
     ttft(&mut page, counters);
     page

@@ -9,16 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lodestar_router::{
-    Checkpoint, CheckpointError, Event, InstanceId, InstanceMetrics, InstanceNames, InstanceSpec,
-    Load, LogEntry, Reason, Rejected, Request, RequestId, Router, RouterConfig, Scraped, Time,
-    TrainingJob, Usage,
+    Checkpoint, CheckpointError, Decision, Event, InstanceId, InstanceMetrics, InstanceNames,
+    InstanceSpec, Load, LogEntry, PolicyConfig, Reason, Rejected, Request, RequestId, Router,
+    RouterConfig, Scraped, Time, TrainingJob, Usage,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::backend::Backend;
 use crate::counters::Counters;
+use crate::progress::Progress;
 use crate::prompt::Prompt;
+use crate::ramp::{RAMP, most_requests};
 
 /// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
 /// lock a token would be many.
@@ -30,6 +32,10 @@ pub(crate) struct Dispatcher {
     origin: Instant,
     block_tokens: u32,
     counters: Counters,
+    /// Whether the policy knows of itself what to do with a new instance.
+    knows_cold: bool,
+    /// How many instances can be chosen.
+    present: watch::Sender<usize>,
     state: Mutex<State>,
 }
 
@@ -37,6 +43,8 @@ pub(crate) struct Dispatcher {
 struct State {
     router: Router,
     members: BTreeMap<InstanceId, Arc<Member>>,
+    /// Members that get their share little by little.
+    ramping: Vec<Arc<Member>>,
     next_instance: u32,
     /// Instances that a checkpoint may know and that have not joined since the start, by URL.
     expected: BTreeMap<String, InstanceId>,
@@ -50,6 +58,8 @@ struct State {
 pub(crate) struct Member {
     pub(crate) id: InstanceId,
     pub(crate) backend: Arc<Backend>,
+    pub(crate) progress: Progress,
+    since: Instant,
     presence: watch::Sender<Presence>,
 }
 
@@ -75,6 +85,10 @@ impl Member {
         self.reaches(Presence::Dead).await;
     }
 
+    fn most_requests(&self) -> Option<u32> {
+        most_requests(self.since.elapsed(), self.backend.is_on_trial())
+    }
+
     async fn reaches(&self, presence: Presence) {
         // The sender lives as long as this member.
         let _ = self.presence.subscribe().wait_for(|now| *now >= presence).await;
@@ -83,22 +97,25 @@ impl Member {
 
 impl Dispatcher {
     pub(crate) fn new(config: RouterConfig, seed: u64) -> Self {
-        Self::with(config.block_tokens, Router::new(config, seed))
+        Self::with(&config.clone(), Router::new(config, seed))
     }
 
     /// With a router that writes everything down, for [`take_log`](Self::take_log).
     pub(crate) fn recording(config: RouterConfig, seed: u64) -> Self {
-        Self::with(config.block_tokens, Router::recording(config, seed))
+        Self::with(&config.clone(), Router::recording(config, seed))
     }
 
-    fn with(block_tokens: u32, router: Router) -> Self {
+    fn with(config: &RouterConfig, router: Router) -> Self {
         Self {
             origin: Instant::now(),
-            block_tokens,
+            block_tokens: config.block_tokens,
             counters: Counters::default(),
+            knows_cold: matches!(config.policy, PolicyConfig::Lodestar(_)),
+            present: watch::Sender::new(0),
             state: Mutex::new(State {
                 router,
                 members: BTreeMap::new(),
+                ramping: Vec::new(),
                 next_instance: 0,
                 expected: BTreeMap::new(),
                 next_request: 0,
@@ -187,8 +204,14 @@ impl Dispatcher {
             state.next_instance += 1;
             InstanceId(state.next_instance - 1)
         });
-        let member = Arc::new(Member { id, backend, presence: watch::Sender::new(Presence::Here) });
+        let (progress, presence) = (Progress::default(), watch::Sender::new(Presence::Here));
+        let member = Arc::new(Member { id, backend, progress, since: Instant::now(), presence });
+        let is_fleet_running = state.members.values().any(|member| member.since.elapsed() >= RAMP);
+        if member.backend.is_on_trial() || (is_fleet_running && !self.knows_cold) {
+            state.ramping.push(Arc::clone(&member));
+        }
         state.members.insert(id, Arc::clone(&member));
+        self.present.send_replace(state.members.len());
         state.router.observe(now, &Event::InstanceJoined { instance: id, spec });
         member
     }
@@ -199,6 +222,8 @@ impl Dispatcher {
         let (now, mut state) = self.lock();
         let Some(member) = state.members.remove(&instance) else { return false };
         state.router.observe(now, &Event::InstanceLeft { instance });
+        state.ramping.retain(|member| member.id != instance);
+        self.present.send_replace(state.members.len());
         drop(state);
         member.presence.send_replace(if dead { Presence::Dead } else { Presence::Left });
         true
@@ -227,7 +252,7 @@ impl Dispatcher {
             session: prompt.session,
             priority: prompt.priority,
         };
-        let mut decision = state.router.route_avoiding(now, &request, avoid);
+        let mut decision = state.route_ramping(now, &request, avoid);
         if let Err(Rejected::PromptTooLong { longest_accepted_tokens, .. }) = decision {
             // The length is an estimate. The instance with the longest context has the last word.
             request.prompt_tokens = longest_accepted_tokens;
@@ -261,6 +286,17 @@ impl Dispatcher {
         state.members.values().nth(index).cloned()
     }
 
+    /// Whether any instance can be chosen.
+    pub(crate) fn has_members(&self) -> bool {
+        *self.present.borrow() > 0
+    }
+
+    /// Returns when an instance can be chosen.
+    pub(crate) async fn some_member(&self) {
+        // The sender lives as long as this.
+        let _ = self.present.subscribe().wait_for(|members| *members > 0).await;
+    }
+
     /// The instances that can be chosen.
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
         self.lock().1.members.values().cloned().collect()
@@ -276,12 +312,42 @@ impl Dispatcher {
         self.lock().1.decisions.clone()
     }
 
+    /// Requests that are under way at an instance.
+    pub(crate) fn requests_at(&self, instance: InstanceId) -> u32 {
+        let (_, state) = self.lock();
+        state.router.fleet().get(instance).map_or(0, |instance| instance.load.requests)
+    }
+
     /// What each of [`Self::members`] owes.
     pub(crate) fn loads(&self) -> Vec<(Arc<Member>, Load)> {
         let (_, state) = self.lock();
         let load = |id| state.router.fleet().get(id).map(|instance| instance.load);
         let members = state.members.iter();
         members.map(|(&id, member)| (Arc::clone(member), load(id).unwrap_or_default())).collect()
+    }
+}
+
+impl State {
+    /// Routes past instances that have as much as they may have for now, unless there are no others.
+    fn route_ramping(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        avoid: &[InstanceId],
+    ) -> Result<Decision, Rejected> {
+        self.ramping.retain(|member| member.most_requests().is_some());
+        let has_enough = |member: &Arc<Member>| {
+            let load = self.router.fleet().get(member.id).map_or(0, |it| it.load.requests);
+            member.most_requests().is_some_and(|most| load >= most).then_some(member.id)
+        };
+        let mut all: Vec<_> = self.ramping.iter().filter_map(has_enough).collect();
+        if !all.is_empty() {
+            all.extend_from_slice(avoid);
+            if let Ok(decision) = self.router.route_avoiding(now, request, &all) {
+                return Ok(decision);
+            }
+        }
+        self.router.route_avoiding(now, request, avoid)
     }
 }
 
@@ -314,6 +380,7 @@ impl Ticket {
 
     /// The answer has grown to so many tokens.
     pub(crate) fn progress(&mut self, output_tokens: u32) {
+        self.member.progress.moved();
         let first = self.reported == 0 && output_tokens > 0;
         if first {
             self.dispatcher.counters.first_token(self.routed_at.elapsed());
@@ -329,6 +396,7 @@ impl Ticket {
 
     /// The answer is complete. `said` is what it says it used; `output_tokens` could be counted.
     pub(crate) fn finished(mut self, said: Option<Usage>, output_tokens: u32) {
+        self.member.progress.moved();
         let counters = &self.dispatcher.counters;
         if let Some(usage) = said {
             counters.prompt_tokens.add(u64::from(usage.prompt_tokens));
@@ -371,8 +439,6 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
-    use lodestar_router::PolicyConfig;
-
     use super::*;
 
     const SPEC: InstanceSpec =
@@ -451,6 +517,32 @@ mod tests {
             dispatcher.route(&prompt, &[ticket.member().id]).unwrap_err(),
             Rejected::NoInstance
         );
+    }
+
+    /// It hung, and says that it is well again.
+    #[test]
+    fn an_instance_on_trial_gets_one_request_until_it_has_served_one() {
+        let dispatcher = dispatcher(2);
+        let member = Arc::clone(&dispatcher.members()[1]);
+        member.backend.hung();
+        dispatcher.leave(member.id, true);
+        let member = dispatcher.join(Arc::clone(&member.backend), SPEC);
+        let route = || dispatcher.route(&Prompt { tokens: 9, ..Prompt::default() }, &[]).unwrap();
+        let requests = || owed(&dispatcher).iter().map(|load| load.requests).collect::<Vec<_>>();
+        let tickets: Vec<_> = (0..10).map(|_| route()).collect();
+        assert_eq!(requests(), [9, 1]);
+        member.backend.succeeded();
+        let more: Vec<_> = (0..8).map(|_| route()).collect();
+        assert_eq!(requests(), [16, 2], "then it gets its share little by little");
+        drop((tickets, more));
+        // Alone, it is better than nobody.
+        member.backend.hung();
+        let others = dispatcher.members();
+        dispatcher.leave(others[0].id, true);
+        dispatcher.leave(member.id, true);
+        dispatcher.join(Arc::clone(&member.backend), SPEC);
+        let tickets: Vec<_> = (0..10).map(|_| route()).collect();
+        assert!(tickets.iter().all(|ticket| ticket.member().backend.is_on_trial()));
     }
 
     #[tokio::test]

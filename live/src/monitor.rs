@@ -17,6 +17,7 @@ use crate::backend::{Backend, Client, FetchError};
 use crate::dispatcher::{Dispatcher, Member};
 use crate::kv_events;
 use crate::metrics::{kv_capacity_tokens, parse_metrics};
+use crate::progress::{ProgressWatch, hangs};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two probes of an instance that is out, at first and at most.
@@ -38,6 +39,7 @@ pub(crate) async fn watch(
     backend: Arc<Backend>,
     client: Client,
     instances: usize,
+    stall: Duration,
 ) {
     let mut pause = PROBE_PERIOD.0;
     let mut last_complaint = String::new();
@@ -59,7 +61,7 @@ pub(crate) async fn watch(
                     }
                 };
                 tokio::select! {
-                    () = stay(&dispatcher, &member, &client, instances) => {}
+                    () = stay(&dispatcher, &member, &client, instances, stall) => {}
                     never = listen => match never {},
                 }
                 warn!(instance = member.id.0, url = backend.url, "left");
@@ -82,8 +84,15 @@ pub(crate) async fn watch(
 }
 
 /// Scrapes a member until it has left the fleet.
-async fn stay(dispatcher: &Dispatcher, member: &Member, client: &Client, instances: usize) {
+async fn stay(
+    dispatcher: &Dispatcher,
+    member: &Member,
+    client: &Client,
+    instances: usize,
+    stall: Duration,
+) {
     let mut missed = 0;
+    let mut progress = ProgressWatch::new(Instant::now());
     let mut period = SCRAPE_PERIOD.0;
     loop {
         tokio::select! {
@@ -94,7 +103,20 @@ async fn stay(dispatcher: &Dispatcher, member: &Member, client: &Client, instanc
         match scrape(&member.backend, client).await {
             Ok(page) => {
                 missed = 0;
-                if let Ok(metrics) = parse_metrics(&page) {
+                let metrics = parse_metrics(&page);
+                let is_running = metrics.as_ref().is_ok_and(|metrics| metrics.running_requests > 0);
+                let is_decoding = is_running && dispatcher.requests_at(member.id) > 0;
+                let silence = progress.look(Instant::now(), &member.progress, &page, is_decoding);
+                let others = dispatcher.members();
+                let others = others.iter().filter(|other| other.id != member.id);
+                if hangs(silence, stall, others.map(|other| other.progress.silence())) {
+                    let seconds = silence.as_secs();
+                    warn!(url = member.backend.url, "it hangs: no progress for {seconds} s");
+                    member.backend.hung();
+                    dispatcher.leave(member.id, true);
+                    return;
+                }
+                if let Ok(metrics) = metrics {
                     let idle = metrics.running_requests + metrics.waiting_requests == 0;
                     dispatcher.scraped(member.id, metrics);
                     let least = if idle { SCRAPE_PERIOD.1 } else { SCRAPE_PERIOD.0 };

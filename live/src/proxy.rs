@@ -12,7 +12,6 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use lodestar_router::Load;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::api_error::ApiError;
@@ -23,6 +22,7 @@ use crate::decision_log::{DecisionLog, DecisionLogError};
 use crate::dispatcher::{Dispatcher, Member};
 use crate::keeper::Keeper;
 use crate::prompt::PromptReader;
+use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::request_id::RequestIds;
 use crate::retry_budget::RetryBudget;
@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) prompts: PromptReader,
     pub(crate) retries: RetryBudget,
     request_ids: RequestIds,
-    places: Arc<Semaphore>,
+    pub(crate) queue: Arc<Queue>,
 }
 
 /// A request without its body.
@@ -125,6 +125,11 @@ impl ProxyView {
         let loads = self.0.dispatcher.loads();
         loads.into_iter().map(|(member, load)| (member.backend.url.clone(), load)).collect()
     }
+
+    /// Requests that wait because nobody can take them now.
+    pub fn waiting(&self) -> u32 {
+        self.0.queue.waiting()
+    }
 }
 
 impl Proxy {
@@ -155,7 +160,7 @@ impl Proxy {
             prompts: config.prompt_reader()?,
             retries: RetryBudget::default(),
             request_ids: RequestIds::default(),
-            places: Arc::new(Semaphore::new(limits.concurrent_requests as usize)),
+            queue: Arc::new(Queue::new(limits)),
         };
         Ok(Self {
             listener,
@@ -185,9 +190,10 @@ impl Proxy {
         let Self { listener, tls, backends, shared, keeper, log } = self;
         let mut monitors = tokio::task::JoinSet::new();
         let instances = backends.len();
+        let stall = Duration::from_secs(shared.limits.stall_s);
         for backend in backends {
             let (dispatcher, client) = (Arc::clone(&shared.dispatcher), shared.client.clone());
-            monitors.spawn(monitor::watch(dispatcher, backend, client, instances));
+            monitors.spawn(monitor::watch(dispatcher, backend, client, instances, stall));
         }
         if let Some(keeper) = keeper.clone() {
             monitors.spawn(keeper.keep(Arc::clone(&shared.dispatcher)));
@@ -197,6 +203,12 @@ impl Proxy {
         }
         let dispatcher = Arc::clone(&shared.dispatcher);
         let drain = Duration::from_secs(shared.limits.drain_s);
+        let queue = Arc::clone(&shared.queue);
+        let shutdown = async move {
+            shutdown.await;
+            // Others may have a place for those who wait.
+            queue.stop();
+        };
         let handler = move |request| {
             let shared = Arc::clone(&shared);
             async move { handle(&shared, request).await }
@@ -222,7 +234,7 @@ async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Pr
     let mut response = match (&parts.method, path) {
         (&Method::GET, "/health") => health(shared),
         (&Method::GET, "/metrics") => {
-            let page = counters::page(&shared.dispatcher);
+            let page = counters::page(&shared.dispatcher, &shared.queue);
             let mut response = Response::new(Either::Left(Full::from(page)));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -260,22 +272,27 @@ async fn forward(
     body: Incoming,
     is_engines: bool,
 ) -> Response<ProxyBody> {
-    let Ok(permit) = Arc::clone(&shared.places).try_acquire_owned() else {
-        let limit = shared.limits.concurrent_requests;
-        return ApiError::unavailable(format!("{limit} requests are under way; try again later"))
-            .response_left();
+    let room = match shared.queue.enter() {
+        Ok(room) => room,
+        Err(error) => return error.response_left(),
     };
+    // Before the wait: the connection of a client is seen to be closed only when its request has been read.
     let body = match read_body(body, shared.limits.body_bytes).await {
         Ok(body) => body,
         Err(error) => return error.response_left(),
     };
+    let deadline = room.deadline;
+    let place = match shared.queue.place(room).await {
+        Ok(place) => place,
+        Err(error) => return error.response_left(),
+    };
     let response = if is_engines {
-        attempt::route_and_send(shared, &head, body).await
+        attempt::route_and_send(shared, &head, body, deadline).await
     } else {
         attempt::send_in_turn(shared, &head, body).await
     };
     response.map(|body| match body {
-        Either::Right(relay) => Either::Right(relay.with_permit(permit)),
+        Either::Right(relay) => Either::Right(relay.with_place(place.answered())),
         ours @ Either::Left(_) => ours,
     })
 }

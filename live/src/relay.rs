@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::answer::{AnswerReader, Form};
 use crate::api_error::ApiError;
 use crate::dispatcher::Ticket;
+use crate::queue::Place;
 
 /// Why a body broke off.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,7 +35,7 @@ pub(crate) struct Relay {
     idle: Pin<Box<Sleep>>,
     idle_timeout: Duration,
     /// The client's place among those that are served.
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Relay {
@@ -48,7 +48,7 @@ impl Relay {
             ticket: None,
             idle: Box::pin(sleep(idle_timeout)),
             idle_timeout,
-            permit: None,
+            place: None,
         }
     }
 
@@ -73,8 +73,8 @@ impl Relay {
     }
 
     /// Keeps the client's place until the answer has passed.
-    pub(crate) fn with_permit(mut self, permit: OwnedSemaphorePermit) -> Self {
-        self.permit = Some(permit);
+    pub(crate) fn with_place(mut self, place: Place) -> Self {
+        self.place = Some(place);
         self
     }
 

@@ -160,19 +160,6 @@ async fn a_stream_that_breaks_off_ends_with_an_error_event() {
 }
 
 #[tokio::test]
-async fn one_request_too_many_is_asked_to_come_again() {
-    let script = Script::start(|_, _| std::future::pending()).await;
-    let proxy = Running::with(&[&script], |config| config.limits.concurrent_requests = 1).await;
-    let mut first = TcpStream::connect(proxy.address).await.unwrap();
-    first.write_all(post("/v1/completions", "{}").as_bytes()).await.unwrap();
-    until(|| script.count() == 1).await;
-    let answer = proxy.post("/v1/completions", "{}").await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
-    drop(first);
-    proxy.settled().await;
-}
-
-#[tokio::test]
 async fn requests_under_way_end_before_the_proxy_does() {
     let permits = Arc::new(tokio::sync::Semaphore::new(0));
     let given = Arc::clone(&permits);

@@ -11,5 +11,7 @@ mod decision_log;
 mod failures;
 mod mock;
 mod passing;
+mod queue;
 mod script;
+mod stalls;
 mod streams;

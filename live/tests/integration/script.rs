@@ -20,6 +20,8 @@ pub(crate) struct Script {
     pub(crate) requests: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Set: connections are accepted, and nothing is answered any more.
     pub(crate) hangs: Arc<AtomicBool>,
+    /// Its page of metrics.
+    pub(crate) metrics: Arc<Mutex<String>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -49,13 +51,15 @@ impl Script {
         let address = listener.local_addr().unwrap();
         let requests = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let hangs = Arc::<AtomicBool>::default();
-        let (log, hung) = (Arc::clone(&requests), Arc::clone(&hangs));
+        let metrics = Arc::<Mutex<String>>::default();
+        let (log, hung, page) = (Arc::clone(&requests), Arc::clone(&hangs), Arc::clone(&metrics));
         let accepting = tokio::spawn(async move {
             // Ends with this task, as the connections of a process do.
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (log, hung, answer) = (Arc::clone(&log), Arc::clone(&hung), answer.clone());
+                let page = Arc::clone(&page);
                 connections.spawn(async move {
                     let stream = Arc::new(tokio::sync::Mutex::new(stream));
                     let mut rest = Vec::new();
@@ -64,7 +68,7 @@ impl Script {
                         let request = read_message(&mut *stream.lock().await, &mut rest).await;
                         let Some(request) = request else { break };
                         let text = String::from_utf8_lossy(&request).into_owned();
-                        let probe = probe(&text);
+                        let probe = probe(&text, &page);
                         if probe.is_none() {
                             log.lock().unwrap().push(request);
                         }
@@ -82,7 +86,7 @@ impl Script {
                 });
             }
         });
-        Self { address, requests, hangs, accepting }
+        Self { address, requests, hangs, metrics, accepting }
     }
 
     /// One that always writes the same.
@@ -104,9 +108,12 @@ impl Script {
     }
 }
 
-fn probe(request: &str) -> Option<String> {
-    if request.starts_with("GET /health ") || request.starts_with("GET /metrics ") {
+fn probe(request: &str, metrics: &Mutex<String>) -> Option<String> {
+    if request.starts_with("GET /health ") {
         return Some(response("200 OK", "text/plain", ""));
+    }
+    if request.starts_with("GET /metrics ") {
+        return Some(response("200 OK", "text/plain", &metrics.lock().unwrap()));
     }
     request.starts_with("GET /v1/models ").then(|| response("200 OK", "application/json", MODELS))
 }
