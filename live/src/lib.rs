@@ -30,6 +30,7 @@ mod queue;
 mod ramp;
 mod relay;
 mod request_id;
+mod resume;
 mod retry_budget;
 mod run;
 mod tls;

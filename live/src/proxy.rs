@@ -14,6 +14,7 @@ use lodestar_router::Load;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::answer::Form;
 use crate::api_error::ApiError;
 use crate::backend::{Backend, Client, client, strip_hop_by_hop};
 use crate::checkpoint_file::CheckpointFileError;
@@ -25,10 +26,13 @@ use crate::prompt::PromptReader;
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::request_id::RequestIds;
+use crate::resume::{Plan, Resumable};
 use crate::retry_budget::RetryBudget;
 use crate::{attempt, counters, listener, models, monitor, tls};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `1`: an answer whose instance fails goes on at another one.
+const X_LODESTAR_RESUME: HeaderName = HeaderName::from_static("x-lodestar-resume");
 
 /// Paths whose requests occupy an engine. All others are answered by an API server alone.
 const ENGINE_PATHS: [&str; 16] = [
@@ -52,6 +56,8 @@ const ENGINE_PATHS: [&str; 16] = [
 
 /// The body of an answer: our own, or an instance's.
 pub(crate) type ProxyBody = Either<Full<Bytes>, Relay>;
+/// As the client gets it.
+type ClientBody = Either<ProxyBody, Resumable>;
 
 /// A proxy that listens.
 pub struct Proxy {
@@ -227,20 +233,22 @@ impl Proxy {
     }
 }
 
-async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<ProxyBody> {
+async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<ClientBody> {
     let (mut parts, body) = request.into_parts();
     let id = parts.headers.entry(X_REQUEST_ID).or_insert_with(|| shared.request_ids.next()).clone();
     let path = parts.uri.path();
     let mut response = match (&parts.method, path) {
-        (&Method::GET, "/health") => health(shared),
+        (&Method::GET, "/health") => health(shared).map(Either::Left),
         (&Method::GET, "/metrics") => {
             let page = counters::page(&shared.dispatcher, &shared.queue);
             let mut response = Response::new(Either::Left(Full::from(page)));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
+            response.map(Either::Left)
         }
-        (&Method::GET, "/v1/models") => models::merged(shared, &parts.headers).await,
+        (&Method::GET, "/v1/models") => {
+            models::merged(shared, &parts.headers).await.map(Either::Left)
+        }
         _ => {
             let is_engines = parts.method == Method::POST && ENGINE_PATHS.contains(&path);
             let path_and_query = parts.uri.path_and_query().map_or(path, |path| path.as_str());
@@ -271,29 +279,37 @@ async fn forward(
     head: Head,
     body: Incoming,
     is_engines: bool,
-) -> Response<ProxyBody> {
+) -> Response<ClientBody> {
     let room = match shared.queue.enter() {
         Ok(room) => room,
-        Err(error) => return error.response_left(),
+        Err(error) => return error.response_left().map(Either::Left),
     };
     // Before the wait: the connection of a client is seen to be closed only when its request has been read.
     let body = match read_body(body, shared.limits.body_bytes).await {
         Ok(body) => body,
-        Err(error) => return error.response_left(),
+        Err(error) => return error.response_left().map(Either::Left),
     };
     let deadline = room.deadline;
     let place = match shared.queue.place(room).await {
         Ok(place) => place,
-        Err(error) => return error.response_left(),
+        Err(error) => return error.response_left().map(Either::Left),
     };
+    let plan = is_engines.then(|| Plan::of(&head, &body)).flatten();
+    let body = plan.as_ref().and_then(Plan::first_body).unwrap_or(body);
     let response = if is_engines {
         attempt::route_and_send(shared, &head, body, deadline).await
     } else {
         attempt::send_in_turn(shared, &head, body).await
     };
-    response.map(|body| match body {
-        Either::Right(relay) => Either::Right(relay.with_place(place.answered())),
-        ours @ Either::Left(_) => ours,
+    let is_served = response.status().is_success();
+    response.map(|body| match (body, plan) {
+        (Either::Right(relay), Some(plan)) if is_served && relay.form() == Form::Events => {
+            Either::Right(Resumable::new(shared, head, plan, relay, place.answered()))
+        }
+        (Either::Right(relay), _) => {
+            Either::Left(Either::Right(relay.with_place(place.answered())))
+        }
+        (ours, _) => Either::Left(ours),
     })
 }
 
@@ -316,6 +332,16 @@ async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
 }
 
 impl Head {
+    /// Without its query.
+    pub(crate) fn path(&self) -> &str {
+        self.path_and_query.split('?').next().unwrap_or_default()
+    }
+
+    /// Whether the client wants an answer that fails to go on elsewhere.
+    pub(crate) fn asks_for_resume(&self) -> bool {
+        text(&self.headers, X_LODESTAR_RESUME) == Some("1")
+    }
+
     /// The request as one instance gets it.
     pub(crate) fn request_to(&self, member: &Member, body: Bytes) -> Option<Request<Full<Bytes>>> {
         let mut request = Request::new(Full::new(body));

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::answer::{AnswerReader, Form};
 use crate::api_error::ApiError;
-use crate::dispatcher::Ticket;
+use crate::dispatcher::{Member, Ticket};
 use crate::queue::Place;
 
 /// Why a body broke off.
@@ -70,6 +71,15 @@ impl Relay {
         self.ticket = Some(ticket);
         self.report();
         self
+    }
+
+    /// Who answers, if the router decided on that and the answer has not ended.
+    pub(crate) fn member(&self) -> Option<Arc<Member>> {
+        self.ticket.as_ref().map(|ticket| Arc::clone(ticket.member()))
+    }
+
+    pub(crate) const fn form(&self) -> Form {
+        self.reader.form()
     }
 
     /// Keeps the client's place until the answer has passed.

@@ -12,6 +12,7 @@ mod failures;
 mod mock;
 mod passing;
 mod queue;
+mod resume;
 mod script;
 mod stalls;
 mod streams;
