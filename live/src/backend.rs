@@ -9,8 +9,11 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::{Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::kv_events::KvEndpoints;
 
@@ -24,14 +27,20 @@ const FAILURES: u32 = 5;
 const PAGE_BYTES: usize = 16 << 20;
 
 /// Connections to all instances.
-pub(crate) type Client = legacy::Client<HttpConnector, Full<Bytes>>;
+pub(crate) type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// A client with connections that are kept.
-pub(crate) fn client() -> Client {
+pub(crate) fn client(tls: ClientConfig) -> Client {
     let mut connector = HttpConnector::new();
     // Without it the kernel waits for more before it sends what follows a small packet.
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.enforce_http(false);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
     legacy::Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE_CONNECTION)
         .pool_timer(TokioTimer::new())
@@ -43,6 +52,7 @@ pub(crate) fn client() -> Client {
 pub(crate) struct Backend {
     /// As it was configured.
     pub(crate) url: String,
+    scheme: Scheme,
     authority: Authority,
     /// What stands before every path; empty, or without a slash at its end.
     prefix: String,
@@ -67,10 +77,9 @@ impl Backend {
     pub(crate) fn parse(url: &str) -> Result<Self, InvalidUrl> {
         let fail = |complaint| InvalidUrl { url: url.to_owned(), complaint };
         let uri: Uri = url.parse().map_err(|_| fail("not a URL"))?;
-        match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => {}
-            Some(_) => return Err(fail("only http is spoken to instances")),
-            None => return Err(fail("the scheme is missing")),
+        let scheme = uri.scheme().cloned().ok_or_else(|| fail("the scheme is missing"))?;
+        if ![Scheme::HTTP, Scheme::HTTPS].contains(&scheme) {
+            return Err(fail("only http and https are spoken to instances"));
         }
         if uri.query().is_some() {
             return Err(fail("it has a query"));
@@ -82,6 +91,7 @@ impl Backend {
         let prefix = uri.path().trim_end_matches('/').to_owned();
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
+            scheme,
             authority,
             prefix,
             kv_endpoints: None,
@@ -93,7 +103,7 @@ impl Backend {
     /// The same path and query at this instance.
     pub(crate) fn uri(&self, path_and_query: &str) -> Option<Uri> {
         Uri::builder()
-            .scheme(Scheme::HTTP)
+            .scheme(self.scheme.clone())
             .authority(self.authority.clone())
             .path_and_query([&self.prefix, path_and_query].concat())
             .build()
@@ -218,12 +228,16 @@ mod tests {
     fn urls_are_checked() {
         let complaint = |url: &str| Backend::parse(url).unwrap_err().complaint;
         assert_eq!(complaint("10.0.0.1:8000"), "the scheme is missing");
-        assert_eq!(complaint("https://h:8000"), "only http is spoken to instances");
+        assert_eq!(complaint("ftp://h:8000"), "only http and https are spoken to instances");
         assert_eq!(complaint("http://h:8000/?x"), "it has a query");
         assert_eq!(complaint("http://u@h:8000"), "it has a user name");
         assert_eq!(complaint("http://"), "not a URL");
         let backend = Backend::parse("http://h:8000/base/").unwrap();
         assert_eq!(backend.uri("/v1/models?a=b").unwrap(), "http://h:8000/base/v1/models?a=b");
+        assert_eq!(
+            Backend::parse("https://h").unwrap().uri("/health").unwrap(),
+            "https://h/health"
+        );
     }
 
     #[test]

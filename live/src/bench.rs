@@ -28,6 +28,7 @@ use self::pacer::{Pacer, Schedule};
 use self::prompt::Answers;
 use crate::backend::{Backend, Client, InvalidUrl, client};
 use crate::run::runtime;
+use crate::tls::as_the_system;
 
 /// What to send a trace to.
 #[derive(Clone, Debug)]
@@ -216,7 +217,7 @@ pub fn bench(
 impl Bench {
     async fn new(requests: &[TraceRequest], config: &BenchConfig) -> Result<Self, BenchError> {
         let backend = Backend::parse(&config.url)?;
-        let client = client();
+        let client = client(as_the_system());
         let key = config.api_key.as_ref().map(|key| HeaderValue::try_from(format!("Bearer {key}")));
         let authorization = key.transpose().map_err(|_| BenchError::ApiKey)?;
         let model = match &config.model {

@@ -24,6 +24,8 @@ pub struct ServeConfig {
     pub router: RouterSection,
     /// Certificate and key, to speak TLS with clients.
     pub tls: Option<TlsFiles>,
+    /// PEM file of those who certify instances with `https`; absent: those that the system trusts.
+    pub instance_authorities: Option<PathBuf>,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
@@ -207,6 +209,7 @@ impl ServeConfig {
             instances: urls.into_iter().map(InstanceEntry::new).collect(),
             router: RouterSection::default(),
             tls: None,
+            instance_authorities: None,
             limits: Limits::default(),
         }
     }
@@ -223,6 +226,7 @@ impl ServeConfig {
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
         let RouterSection { tokenizer, checkpoint, log, .. } = &mut config.router;
         let tls = config.tls.iter_mut().flat_map(|tls| [&mut tls.certificates, &mut tls.key]);
+        let tls = tls.chain(&mut config.instance_authorities);
         for file in tls.chain(tokenizer).chain(checkpoint).chain(log) {
             *file = folder.join(&file);
         }
@@ -258,6 +262,8 @@ impl ServeConfig {
             return Err(ConfigError::NoCheckpoint(self.router.policy.name().into_owned()));
         }
         self.tls.as_ref().map(crate::tls::acceptor).transpose()?;
+        let authorities = self.instance_authorities.as_deref();
+        authorities.map(|path| crate::tls::towards_instances(Some(path))).transpose()?;
         self.prompt_reader()?;
         Ok(())
     }
@@ -386,6 +392,7 @@ mod tests {
                 "instances = [{url = 'http://a:1'}]\ntls = {certificates = 'c.pem', key = 'k.pem'}",
                 "c.pem: ",
             ),
+            ("instances = [{url = 'https://a:1'}]\ninstance_authorities = 'a.pem'", "a.pem: "),
             (
                 "instances = [{url = 'http://a:1', kv_events = 'a:2'}]",
                 "`kv_events` of instance `http://a:1` is `a:2`; write it as tcp://HOST:PORT",

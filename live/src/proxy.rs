@@ -161,7 +161,7 @@ impl Proxy {
         }
         let shared = Shared {
             dispatcher: Arc::new(dispatcher),
-            client: client(),
+            client: client(tls::towards_instances(config.instance_authorities.as_deref())?),
             limits,
             prompts: config.prompt_reader()?,
             retries: RetryBudget::default(),

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::script::{Running, Script, body_of, post, read_message, response, write};
+use crate::script::{Running, Script, body_of, post, read_message, response, until, write};
 
 const ANSWER: &str = r#"{"id":"c","choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
 
@@ -214,6 +214,33 @@ async fn tls_offers_both_protocols() {
             assert_eq!(body_of(&answer), ANSWER);
         }
     }
+}
+
+#[tokio::test]
+async fn an_instance_may_speak_tls() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let files = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls"));
+    let tls = TlsFiles { certificates: files.join("certificate.pem"), key: files.join("key.pem") };
+    let authorities = tls.certificates.clone();
+    let instance = Running::with(&[&script], |config| config.tls = Some(tls)).await;
+    let url = format!("https://localhost:{}", instance.address.port());
+    let entries = vec![lodestar_live::InstanceEntry::new(url)];
+    let proxy = Running::with(&[], |config| {
+        config.instances = entries.clone();
+        config.instance_authorities = Some(authorities);
+    })
+    .await;
+    until(|| proxy.view.loads().len() == 1).await;
+    let answer = proxy.post("/v1/completions", "{}").await;
+    assert_eq!(body_of(&answer), ANSWER);
+    // Nobody vouches for it.
+    let other = Running::with(&[], |config| {
+        config.instances = entries;
+        config.limits.queue_s = 0;
+    })
+    .await;
+    let answer = other.post("/v1/completions", "{}").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
 }
 
 #[tokio::test]
