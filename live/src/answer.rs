@@ -188,7 +188,7 @@ pub(crate) fn usage_in(json: &[u8]) -> Option<Usage> {
     let details = wire.prompt_tokens_details.and_then(|details| details.cached_tokens);
     Some(Usage {
         prompt_tokens: wire.prompt_tokens,
-        cached_tokens: details.or(wire.cache_read_input_tokens).unwrap_or(0),
+        cached_tokens: details.or(wire.cache_read_input_tokens),
         output_tokens: wire.completion_tokens,
     })
 }
@@ -221,7 +221,7 @@ mod tests {
         r#"data: {"id":"c","choices":[],"usage":{"prompt_tokens":13,"total_tokens":15,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":8}}}"#,
         "\n\ndata: [DONE]\n\n",
     );
-    const USAGE: Usage = Usage { prompt_tokens: 13, cached_tokens: 8, output_tokens: 2 };
+    const USAGE: Usage = Usage { prompt_tokens: 13, cached_tokens: Some(8), output_tokens: 2 };
 
     fn read(form: Form, chunks: &[&[u8]]) -> AnswerReader {
         let mut reader = AnswerReader::new(form);
@@ -283,6 +283,18 @@ mod tests {
         let messages =
             br#"{"usage":{"input_tokens":13,"cache_read_input_tokens":8,"output_tokens":2}}"#;
         assert_eq!(read(Form::Json, &[messages]).usage(), Some(USAGE));
+    }
+
+    #[test]
+    fn what_an_engine_does_not_say_is_not_0() {
+        let usage = |details: &str| {
+            let json =
+                format!(r#"{{"usage":{{"prompt_tokens":13,"completion_tokens":2{details}}}}}"#);
+            read(Form::Json, &[json.as_bytes()]).usage().unwrap().cached_tokens
+        };
+        assert_eq!(usage(""), None);
+        assert_eq!(usage(r#","prompt_tokens_details":null"#), None);
+        assert_eq!(usage(r#","prompt_tokens_details":{"cached_tokens":0}"#), Some(0));
     }
 
     #[test]

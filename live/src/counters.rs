@@ -38,8 +38,8 @@ pub(crate) struct Counters {
     pub(crate) aborted: Counter,
     /// No instance could take it.
     pub(crate) rejected: Counter,
-    /// Of answers that say what they used: prompt tokens, those that were cached, and those that were
-    /// expected to be.
+    /// Of answers that say what they used: prompt tokens; and of those that say that too, cached tokens, and those that
+    /// were expected to be.
     pub(crate) prompt_tokens: Counter,
     pub(crate) cached_tokens: Counter,
     pub(crate) predicted_cached_tokens: Counter,
@@ -87,10 +87,14 @@ pub(crate) fn page(dispatcher: &Dispatcher, queue: &Queue) -> String {
     family(&mut page, "decisions_total", "Decisions, by the rule that made them", &reasons);
     for (name, help, count) in [
         ("prompt_tokens_total", "Prompt tokens of answers with usage", &counters.prompt_tokens),
-        ("cached_tokens_total", "Of those, found in a prefix cache", &counters.cached_tokens),
+        (
+            "cached_tokens_total",
+            "Found in a prefix cache, of answers that say so",
+            &counters.cached_tokens,
+        ),
         (
             "predicted_cached_tokens_total",
-            "Of those, expected to be found there",
+            "Expected to be found there, of the same answers",
             &counters.predicted_cached_tokens,
         ),
         ("kv_events_total", "Changes of prefix caches that instances told of", &counters.kv_events),

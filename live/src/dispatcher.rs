@@ -400,11 +400,13 @@ impl Ticket {
         let counters = &self.dispatcher.counters;
         if let Some(usage) = said {
             counters.prompt_tokens.add(u64::from(usage.prompt_tokens));
-            counters.cached_tokens.add(u64::from(usage.cached_tokens));
-            counters.predicted_cached_tokens.add(u64::from(self.predicted_cached_tokens));
+            if let Some(cached) = usage.cached_tokens {
+                counters.cached_tokens.add(u64::from(cached));
+                counters.predicted_cached_tokens.add(u64::from(self.predicted_cached_tokens));
+            }
         }
         let prompt_tokens = self.prompt_tokens;
-        let usage = said.unwrap_or(Usage { prompt_tokens, cached_tokens: 0, output_tokens });
+        let usage = said.unwrap_or(Usage { prompt_tokens, cached_tokens: None, output_tokens });
         counters.output_tokens.add(u64::from(usage.output_tokens));
         self.end(&Event::Finished { request: self.request, usage });
     }

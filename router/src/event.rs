@@ -48,8 +48,9 @@ pub struct Scraped {
 pub struct Usage {
     /// `usage.prompt_tokens`.
     pub prompt_tokens: u32,
-    /// `usage.prompt_tokens_details.cached_tokens`.
-    pub cached_tokens: u32,
+    /// `usage.prompt_tokens_details.cached_tokens`. `None` if the engine does not say, which is not 0: vLLM says so
+    /// with `--enable-prompt-tokens-details` only.
+    pub cached_tokens: Option<u32>,
     /// `usage.completion_tokens`.
     pub output_tokens: u32,
 }

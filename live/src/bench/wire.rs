@@ -58,7 +58,7 @@ impl Answer {
     }
 
     pub(super) fn cached_tokens(&self) -> u32 {
-        self.usage.map_or(0, |usage| usage.cached_tokens)
+        self.usage.and_then(|usage| usage.cached_tokens).unwrap_or(0)
     }
 
     fn end_of_line(&mut self, now: Instant, line: &[u8]) {

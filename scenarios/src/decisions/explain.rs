@@ -81,8 +81,9 @@ fn describe(
         Some((_, Ending::Finished(usage))) => {
             let e2e = attempt.e2e_ms().unwrap_or(0.0);
             writeln!(text, "E2E          {e2e:.1} ms, {} output tokens", usage.output_tokens)?;
-            let cached = usage.cached_tokens;
-            writeln!(text, "cached       {cached} tokens, expected {prefix_hit_tokens}")?;
+            let cached = usage.cached_tokens.map(|cached| format!("{cached} tokens"));
+            let cached = cached.unwrap_or_else(|| "not said".to_owned());
+            writeln!(text, "cached       {cached}, expected {prefix_hit_tokens}")?;
         }
         Some((_, Ending::Aborted)) => writeln!(text, "end          aborted")?,
         Some((_, Ending::DispatchFailed)) => writeln!(text, "end          it was not taken")?,

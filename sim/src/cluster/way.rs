@@ -333,7 +333,7 @@ impl Run<'_> {
         let fact = if record.outcome == Outcome::Finished {
             let usage = Usage {
                 prompt_tokens: record.prompt_tokens,
-                cached_tokens: record.cached_tokens,
+                cached_tokens: Some(record.cached_tokens),
                 output_tokens: record.output_tokens,
             };
             Fact::Finished { request, usage }
