@@ -81,6 +81,8 @@ fn take_tokens(tokens: &mut u64, amount: u64) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reservation {
     pub(crate) request: RequestId,
+    /// Of the policy that decided.
+    pub(crate) policy_number: u32,
     pub(crate) instance: InstanceId,
     pub(crate) session: Option<u64>,
     pub(crate) routed_at: Time,
@@ -122,6 +124,7 @@ impl Ledger {
         request: &Request<'_>,
         uncached_tokens: u32,
         instance: &mut Instance,
+        policy_number: u32,
     ) -> Reservation {
         assert!(uncached_tokens <= request.prompt_tokens, "only prompt tokens can be uncached");
         let Entry::Vacant(entry) = self.reservations.entry(request.id) else {
@@ -129,6 +132,7 @@ impl Ledger {
         };
         let reservation = Reservation {
             request: request.id,
+            policy_number,
             instance: instance.id,
             session: request.session,
             routed_at: now,

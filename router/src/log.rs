@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, InstanceNames};
-use crate::config::RouterConfig;
+use crate::config::{PolicyConfig, RouterConfig};
 use crate::decision::{Decision, Rejected};
 use crate::event::{Event, InstanceId};
 use crate::policy::Objective;
@@ -66,6 +66,11 @@ pub enum LogEntry {
     SetObjective {
         /// The new one.
         objective: Objective,
+    },
+    /// Another policy decides from here on.
+    SetPolicy {
+        /// The new one.
+        policy: PolicyConfig,
     },
 }
 
@@ -233,6 +238,11 @@ impl LogReplay {
             }
             LogEntry::SetObjective { objective } => {
                 self.router.set_objective(*objective);
+                true
+            }
+            LogEntry::SetPolicy { policy } => {
+                self.router.set_policy(policy);
+                self.model = None;
                 true
             }
         }

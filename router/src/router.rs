@@ -5,12 +5,12 @@
 //! the same code decides in a simulation, in a proxy, and in the replay of a log.
 
 use crate::checkpoint::{Checkpoint, CheckpointError, InstanceNames};
-use crate::config::RouterConfig;
+use crate::config::{PolicyConfig, RouterConfig};
 use crate::decision::{Decision, Rejected};
 use crate::event::{Event, InstanceId, InstanceSpec, Scraped};
 use crate::fleet::Fleet;
-use crate::information::Sources;
-use crate::ledger::Ledger;
+use crate::information::{Information, Sources};
+use crate::ledger::{Ledger, Reservation};
 use crate::log::{Log, LogEntry, Routing};
 use crate::policy::{self, Eligible, Fact, Objective, Policy};
 use crate::prefix_index::{Match, PrefixIndex};
@@ -25,7 +25,11 @@ use crate::training::{Learning, Model, TrainingJob};
 #[derive(Debug)]
 pub struct Router {
     block_tokens: u32,
+    information: Information,
+    seed: u64,
     policy: Box<dyn Policy>,
+    /// Policies before this one.
+    policy_number: u32,
     rng: Rng,
     fleet: Fleet,
     ledger: Ledger,
@@ -47,7 +51,10 @@ impl Router {
         let sources = Sources::of(&policy, information);
         Self {
             block_tokens,
+            information,
+            seed,
             policy: policy::build(&policy, seed),
+            policy_number: 0,
             rng: Rng::fork(seed, "policy"),
             fleet: Fleet::default(),
             ledger: Ledger::default(),
@@ -170,7 +177,8 @@ impl Router {
 
         let position = eligible.position(index);
         let instance = self.fleet.at_mut(position);
-        let reservation = self.ledger.reserve(now, request, uncached_tokens, instance);
+        let by = self.policy_number;
+        let reservation = self.ledger.reserve(now, request, uncached_tokens, instance, by);
         self.policy.observe(now, &Fact::Routed(&reservation));
         self.prefixes.routed(now, position, request.id, request.block_hashes, &self.matches);
         Ok(Decision {
@@ -212,13 +220,13 @@ impl Router {
             Event::Finished { request, usage } => {
                 self.prefixes.settled(request);
                 if let Some(reservation) = self.ledger.release(request, &mut self.fleet) {
-                    self.policy.observe(now, &Fact::Finished(&reservation, usage));
+                    self.tell_of(&reservation, now, &Fact::Finished(&reservation, usage));
                 }
             }
             Event::DispatchFailed { request } | Event::Aborted { request } => {
                 self.prefixes.settled(request);
                 if let Some(reservation) = self.ledger.release(request, &mut self.fleet) {
-                    self.policy.observe(now, &Fact::Failed(&reservation));
+                    self.tell_of(&reservation, now, &Fact::Failed(&reservation));
                 }
             }
             Event::Dispatched { .. } | Event::Timer => {}
@@ -232,15 +240,19 @@ impl Router {
 
     /// Work to do elsewhere, if there is any. Its result goes to [`install`](Self::install).
     pub fn training_job(&mut self, now: Time) -> Option<TrainingJob> {
-        let job = self.policy.training_job(now, &mut self.rng)?;
+        let mut job = self.policy.training_job(now, &mut self.rng)?;
+        job.policy_number = self.policy_number;
         if let Some(log) = &mut self.log {
             log.job_taken(now);
         }
         Some(job)
     }
 
-    /// Takes the result of a [`TrainingJob`] into use.
+    /// Takes the result of a [`TrainingJob`] into use, unless it is another policy's ([`set_policy`](Self::set_policy)).
     pub fn install(&mut self, now: Time, model: Model) {
+        if model.policy_number != self.policy_number {
+            return;
+        }
         if let Some(log) = &mut self.log {
             log.installed(now);
         }
@@ -287,6 +299,25 @@ impl Router {
         self.policy.set_objective(objective);
     }
 
+    /// Has another policy decide from now on, which has learned nothing yet; the same one begins anew. Instances, requests in
+    /// flight and what they owe stay as they are; what is known of caches stays if both policies look at them alike. The new
+    /// policy is told of no decision of the old one, and takes no model of it.
+    pub fn set_policy(&mut self, policy: &PolicyConfig) {
+        if let Some(log) = &mut self.log {
+            log.push(LogEntry::SetPolicy { policy: policy.clone() });
+        }
+        let sources = Sources::of(policy, self.information);
+        if sources.prefix != self.sources.prefix {
+            self.prefixes = PrefixKnowledge::new(sources.prefix, self.block_tokens);
+            for instance in self.fleet.instances() {
+                self.prefixes.join(instance.id, instance.spec);
+            }
+        }
+        self.sources = sources;
+        self.policy = policy::build(policy, self.seed);
+        self.policy_number += 1;
+    }
+
     /// How the policy's learning goes, if it learns.
     pub fn learning(&self) -> Option<Learning> {
         self.policy.learning()
@@ -295,6 +326,13 @@ impl Router {
     /// The instances and what each owes, for dashboards and tests.
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// Tells the policy of a request, if it was its own decision: others are not in its books.
+    fn tell_of(&mut self, reservation: &Reservation, now: Time, fact: &Fact<'_>) {
+        if reservation.policy_number == self.policy_number {
+            self.policy.observe(now, fact);
+        }
     }
 
     fn join(&mut self, instance: InstanceId, spec: InstanceSpec) {
@@ -324,7 +362,7 @@ impl Router {
         let first = self.ledger.grow(now, request, output_tokens, &mut self.fleet);
         if let Some(reservation) = first {
             self.prefixes.settled(request);
-            self.policy.observe(now, &Fact::FirstToken(&reservation));
+            self.tell_of(&reservation, now, &Fact::FirstToken(&reservation));
         }
     }
 

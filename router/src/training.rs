@@ -14,6 +14,8 @@ use crate::rng::Rng;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingJob {
+    /// Of the policy that it came from, filled in by the router: after a switch nobody wants its result.
+    pub(crate) policy_number: u32,
     pub(crate) network: Network,
     pub(crate) adam: Adam,
     pub(crate) rows: Rows,
@@ -27,6 +29,8 @@ pub struct TrainingJob {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
+    /// As its job's.
+    pub(crate) policy_number: u32,
     pub(crate) network: Network,
     pub(crate) adam: Adam,
     /// Mean loss of the last pass.
@@ -36,11 +40,11 @@ pub struct Model {
 impl TrainingJob {
     /// Does the work. The same job gives the same model, to the last bit, on any number of threads.
     pub fn run(self) -> Model {
-        let Self { mut network, mut adam, rows, recipe, passes, seed } = self;
+        let Self { policy_number, mut network, mut adam, rows, recipe, passes, seed } = self;
         let mut rng = Rng::fork(seed, "training");
         let loss = train(&mut network, &mut adam, &rows, &recipe, passes, &mut rng)
             .expect("the shapes of a job made by a router fit each other");
-        Model { network, adam, loss }
+        Model { policy_number, network, adam, loss }
     }
 }
 

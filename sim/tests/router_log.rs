@@ -137,7 +137,8 @@ fn a_router_that_follows_another_books_what_happens_there() {
                 | LogEntry::Install { .. }
                 | LogEntry::AbandonTraining
                 | LogEntry::Restore { .. }
-                | LogEntry::SetObjective { .. } => {}
+                | LogEntry::SetObjective { .. }
+                | LogEntry::SetPolicy { .. } => {}
             }
         }
         assert!((1..300).contains(&agreed), "{name} has a mind of its own: {agreed}");

@@ -113,6 +113,7 @@ impl Fixture {
     pub(super) fn reservation(id: u64, instance: u32, uncached_tokens: u32) -> Reservation {
         Reservation {
             request: RequestId(id),
+            policy_number: 0,
             instance: InstanceId(instance),
             session: None,
             routed_at: Time::ZERO,

@@ -345,7 +345,8 @@ impl Policy for LodestarPaper {
         network.normaliser = columns.normaliser();
         self.training = Some(columns);
         let adam = Adam::default();
-        Some(TrainingJob { network, adam, rows, recipe: recipe(), passes: PASSES, seed })
+        let recipe = recipe();
+        Some(TrainingJob { policy_number: 0, network, adam, rows, recipe, passes: PASSES, seed })
     }
 
     fn abandon_training(&mut self) {

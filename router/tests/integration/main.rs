@@ -6,6 +6,7 @@ mod information;
 mod ledger;
 mod membership;
 mod prefixes;
+mod switching;
 
 use lodestar_router::{
     BlockHash, Event, Information, InstanceId, InstanceSpec, Load, PolicyConfig, Request,

@@ -132,7 +132,8 @@ pub fn attempts<T>(
             | LogEntry::Install { .. }
             | LogEntry::AbandonTraining
             | LogEntry::Restore { .. }
-            | LogEntry::SetObjective { .. } => {}
+            | LogEntry::SetObjective { .. }
+            | LogEntry::SetPolicy { .. } => {}
         }
     }
     Ok(following.into_attempts())

@@ -222,7 +222,8 @@ pub fn evaluate(
             | LogEntry::TrainingJob { .. }
             | LogEntry::Install { .. }
             | LogEntry::AbandonTraining
-            | LogEntry::Restore { .. } => {}
+            | LogEntry::Restore { .. }
+            | LogEntry::SetPolicy { .. } => {}
         }
     }
     let attempts = following.into_attempts();

@@ -37,7 +37,8 @@ pub fn explain(mut log: LogReader, request: u64) -> Result<String, RouterLogErro
             | LogEntry::Install { .. }
             | LogEntry::AbandonTraining
             | LogEntry::Restore { .. }
-            | LogEntry::SetObjective { .. } => {}
+            | LogEntry::SetObjective { .. }
+            | LogEntry::SetPolicy { .. } => {}
         }
     }
     let attempts = following.into_attempts();

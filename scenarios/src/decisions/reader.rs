@@ -199,7 +199,8 @@ impl LogReader {
             | LogEntry::Install { .. }
             | LogEntry::AbandonTraining
             | LogEntry::Restore { .. }
-            | LogEntry::SetObjective { .. } => Ok(Some(entry)),
+            | LogEntry::SetObjective { .. }
+            | LogEntry::SetPolicy { .. } => Ok(Some(entry)),
         }
     }
 

@@ -254,7 +254,8 @@ impl Residual {
             dropout: 0.0,
         };
         let seed = self.rng.below(usize::MAX) as u64;
-        Some(TrainingJob { network, adam: self.adam.clone(), rows, recipe, passes: 2, seed })
+        let adam = self.adam.clone();
+        Some(TrainingJob { policy_number: 0, network, adam, rows, recipe, passes: 2, seed })
     }
 
     /// What was given out is lost.
