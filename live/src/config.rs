@@ -7,6 +7,7 @@ use lodestar_router::{Information, InstanceNames, PolicyConfig, Router, RouterCo
 use serde::Deserialize;
 
 use crate::backend::{Backend, InvalidUrl};
+use crate::discovery::{Discovery, DiscoveryError};
 use crate::kv_events::KvEndpoints;
 use crate::prompt::{self, PromptReader};
 
@@ -17,8 +18,11 @@ pub struct ServeConfig {
     /// Where clients connect.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// The vLLM servers. At least one.
+    /// The vLLM servers, if the list does not change.
+    #[serde(default)]
     pub instances: Vec<InstanceEntry>,
+    /// Where they are found, if it does.
+    pub discovery: Option<Discovery>,
     /// How requests are routed.
     #[serde(default)]
     pub router: RouterSection,
@@ -150,8 +154,16 @@ pub enum ConfigError {
         error: Box<toml::de::Error>,
     },
     /// No instance.
-    #[error("there is no instance; name at least one, as http://HOST:PORT")]
+    #[error(
+        "there is no instance; name at least one, as http://HOST:PORT, or say in `[discovery]` where to find them"
+    )]
     NoInstance,
+    /// Two lists.
+    #[error("`instances` and `[discovery]` both name instances; remove one of them")]
+    TwoLists,
+    /// Instances cannot be found.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     /// An instance's URL.
     #[error(transparent)]
     Url(#[from] InvalidUrl),
@@ -207,6 +219,7 @@ impl ServeConfig {
         Self {
             listen: default_listen(),
             instances: urls.into_iter().map(InstanceEntry::new).collect(),
+            discovery: None,
             router: RouterSection::default(),
             tls: None,
             instance_authorities: None,
@@ -230,6 +243,9 @@ impl ServeConfig {
         for file in tls.chain(tokenizer).chain(checkpoint).chain(log) {
             *file = folder.join(&file);
         }
+        if let Some(discovery) = &mut config.discovery {
+            discovery.resolve(folder);
+        }
         Ok(config)
     }
 
@@ -238,7 +254,8 @@ impl ServeConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.backends()?;
+        let entries = self.entries()?;
+        backends(&entries, self.listens())?;
         let limits = &self.limits;
         for (name, value) in [
             ("router.block_tokens", u64::from(self.router.block_tokens)),
@@ -251,11 +268,7 @@ impl ServeConfig {
                 return Err(ConfigError::Zero(name));
             }
         }
-        let hears_all = self.instances.iter().all(|entry| entry.kv_events.is_some())
-            && self.router.tokenizer.is_some();
-        if self.router_config().uses_kv_events() && !hears_all {
-            return Err(ConfigError::KvEvents(self.router.policy.name().into_owned()));
-        }
+        check_kv_events(&self.router_config(), &entries, self.listens())?;
         let router = || Router::new(self.router_config(), self.router.seed);
         if self.router.checkpoint.is_some() && router().checkpoint(&InstanceNames::new()).is_none()
         {
@@ -270,11 +283,28 @@ impl ServeConfig {
 
     /// What is told and has no effect.
     pub fn warnings(&self) -> Vec<String> {
-        let silent = self.router.tokenizer.is_none()
-            && self.instances.iter().any(|entry| entry.kv_events.is_some());
+        let publishes =
+            |entries: Vec<InstanceEntry>| entries.iter().any(|entry| entry.kv_events.is_some());
+        let silent = !self.listens() && self.entries().is_ok_and(publishes);
         let warning = "`kv_events` of instances are ignored: without `router.tokenizer` their blocks are not those of \
                        prompts";
-        silent.then(|| warning.to_owned()).into_iter().collect()
+        let discovery = self.discovery.as_ref().and_then(Discovery::warning);
+        silent.then(|| warning.to_owned()).into_iter().chain(discovery).collect()
+    }
+
+    /// What is known of instances without a connection.
+    fn entries(&self) -> Result<Vec<InstanceEntry>, ConfigError> {
+        match &self.discovery {
+            Some(_) if !self.instances.is_empty() => Err(ConfigError::TwoLists),
+            Some(discovery) => Ok(discovery.check()?),
+            None if self.instances.is_empty() => Err(ConfigError::NoInstance),
+            None => Ok(self.instances.clone()),
+        }
+    }
+
+    /// Whether KV events are of use: blocks of tokens beside blocks of bytes would only be in each other's way.
+    pub(crate) const fn listens(&self) -> bool {
+        self.router.tokenizer.is_some()
     }
 
     pub(crate) fn prompt_reader(&self) -> Result<PromptReader, ConfigError> {
@@ -286,24 +316,6 @@ impl ServeConfig {
         Ok(PromptReader::new(self.router.block_tokens, tokenizer))
     }
 
-    pub(crate) fn backends(&self) -> Result<Vec<Backend>, ConfigError> {
-        if self.instances.is_empty() {
-            return Err(ConfigError::NoInstance);
-        }
-        let mut backends: Vec<Backend> = Vec::new();
-        for entry in &self.instances {
-            let mut backend = Backend::parse(&entry.url)?;
-            let endpoints = entry.kv_endpoints()?;
-            // Blocks of tokens beside blocks of bytes would only be in each other's way.
-            backend.kv_endpoints = endpoints.filter(|_| self.router.tokenizer.is_some());
-            if backends.iter().any(|known| known.url == backend.url) {
-                return Err(ConfigError::Twice(backend.url));
-            }
-            backends.push(backend);
-        }
-        Ok(backends)
-    }
-
     pub(crate) fn router_config(&self) -> RouterConfig {
         let RouterSection { policy, block_tokens, information, .. } = &self.router;
         RouterConfig {
@@ -312,6 +324,36 @@ impl ServeConfig {
             information: *information,
         }
     }
+}
+
+/// The servers of a list; without KV events if nobody `listens`.
+pub(crate) fn backends(
+    entries: &[InstanceEntry],
+    listens: bool,
+) -> Result<Vec<Backend>, ConfigError> {
+    let mut backends: Vec<Backend> = Vec::new();
+    for entry in entries {
+        let mut backend = Backend::parse(&entry.url)?;
+        backend.kv_endpoints = entry.kv_endpoints()?.filter(|_| listens);
+        if backends.iter().any(|known| known.url == backend.url) {
+            return Err(ConfigError::Twice(backend.url));
+        }
+        backends.push(backend);
+    }
+    Ok(backends)
+}
+
+/// A policy that learns of caches by KV events alone must hear them of everybody.
+pub(crate) fn check_kv_events(
+    router: &RouterConfig,
+    entries: &[InstanceEntry],
+    listens: bool,
+) -> Result<(), ConfigError> {
+    let hears_all = listens && entries.iter().all(|entry| entry.kv_events.is_some());
+    if router.uses_kv_events() && !hears_all {
+        return Err(ConfigError::KvEvents(router.policy.name().into_owned()));
+    }
+    Ok(())
 }
 
 impl InstanceEntry {
@@ -364,15 +406,33 @@ mod tests {
         let text =
             "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2', kv_replay = 'tcp://a:3'}]";
         assert_eq!(check(text), "ok");
+        assert_eq!(check("discovery.dns = {host = 'b', port = 1}"), "ok");
         let config: ServeConfig = toml::from_str(text).unwrap();
         assert!(config.warnings()[0].contains("ignored: without `router.tokenizer`"));
-        assert_eq!(config.backends().unwrap()[0].kv_endpoints, None);
+        assert_eq!(backends(&config.instances, config.listens()).unwrap()[0].kv_endpoints, None);
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (text, part) in [
             ("instances = []", "no instance"),
+            ("", "no instance"),
+            (
+                "instances = [{url = 'http://a:1'}]\ndiscovery.file = 'list.toml'",
+                "both name instances; remove one",
+            ),
+            ("discovery.file = 'list.toml'", "list.toml: "),
+            ("discovery = {file = 'a', dns = {host = 'b', port = 1}}", "wanted exactly 1 element"),
+            ("discovery.dns = {host = 'b', port = 1, kv_replay_port = 2}", "add it"),
+            (
+                "discovery.kubernetes = {service = 'a/b', port = 1}",
+                "`discovery.kubernetes.service` is `a/b`",
+            ),
+            (
+                "discovery.dns = {host = 'b', port = 1}\n\
+                 router = {policy = {name = 'dynamo'}, information = 'deployed'}",
+                "give every instance its `kv_events`",
+            ),
             (
                 "instances = [{url = 'http://a:1'}, {url = 'http://a:1/'}]",
                 "`http://a:1` is named twice",

@@ -1,4 +1,4 @@
-//! The proxy's own `/metrics`. Labels have few values: instances are those of the configuration, and clients
+//! The proxy's own `/metrics`. Labels have few values: instances are those that an operator has listed, and clients
 //! cannot invent any.
 //!
 //! Predicted and real prefix hits stand side by side, so that a router whose knowledge of caches is wrong can be

@@ -30,12 +30,10 @@ const PROGRESS_TOKENS: u32 = 16;
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     origin: Instant,
-    block_tokens: u32,
     counters: Counters,
-    /// Whether the policy knows of itself what to do with a new instance.
-    knows_cold: bool,
     /// How many instances can be chosen.
     present: watch::Sender<usize>,
+    config: RouterConfig,
     state: Mutex<State>,
 }
 
@@ -97,20 +95,19 @@ impl Member {
 
 impl Dispatcher {
     pub(crate) fn new(config: RouterConfig, seed: u64) -> Self {
-        Self::with(&config.clone(), Router::new(config, seed))
+        Self::with(config.clone(), Router::new(config, seed))
     }
 
     /// With a router that writes everything down, for [`take_log`](Self::take_log).
     pub(crate) fn recording(config: RouterConfig, seed: u64) -> Self {
-        Self::with(&config.clone(), Router::recording(config, seed))
+        Self::with(config.clone(), Router::recording(config, seed))
     }
 
-    fn with(config: &RouterConfig, router: Router) -> Self {
+    fn with(config: RouterConfig, router: Router) -> Self {
         Self {
             origin: Instant::now(),
-            block_tokens: config.block_tokens,
             counters: Counters::default(),
-            knows_cold: matches!(config.policy, PolicyConfig::Lodestar(_)),
+            config,
             present: watch::Sender::new(0),
             state: Mutex::new(State {
                 router,
@@ -127,7 +124,12 @@ impl Dispatcher {
 
     /// Tokens of a block.
     pub(crate) const fn block_tokens(&self) -> u32 {
-        self.block_tokens
+        self.config.block_tokens
+    }
+
+    /// What the router was built from.
+    pub(crate) fn router_config(&self) -> RouterConfig {
+        self.config.clone()
     }
 
     /// Locks, and only then looks at the clock: time never goes back for the router. A panic of another
@@ -207,7 +209,9 @@ impl Dispatcher {
         let (progress, presence) = (Progress::default(), watch::Sender::new(Presence::Here));
         let member = Arc::new(Member { id, backend, progress, since: Instant::now(), presence });
         let is_fleet_running = state.members.values().any(|member| member.since.elapsed() >= RAMP);
-        if member.backend.is_on_trial() || (is_fleet_running && !self.knows_cold) {
+        // That policy knows of itself what to do with a new instance.
+        let knows_cold = matches!(self.config.policy, PolicyConfig::Lodestar(_));
+        if member.backend.is_on_trial() || (is_fleet_running && !knows_cold) {
             state.ramping.push(Arc::clone(&member));
         }
         state.members.insert(id, Arc::clone(&member));
@@ -256,7 +260,7 @@ impl Dispatcher {
         if let Err(Rejected::PromptTooLong { longest_accepted_tokens, .. }) = decision {
             // The length is an estimate. The instance with the longest context has the last word.
             request.prompt_tokens = longest_accepted_tokens;
-            let blocks = (longest_accepted_tokens / self.block_tokens) as usize;
+            let blocks = (longest_accepted_tokens / self.block_tokens()) as usize;
             request.block_hashes = &prompt.blocks[..blocks.min(prompt.blocks.len())];
             decision = state.router.route_avoiding(now, &request, avoid);
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::backend::Backend;
 use crate::checkpoint_file::{CheckpointFileError, read_checkpoint, write_checkpoint};
 use crate::dispatcher::Dispatcher;
 
@@ -27,14 +26,13 @@ impl Keeper {
     }
 
     /// Goes on from the file, if there is one.
-    pub(crate) fn restore(
+    pub(crate) fn restore<'a>(
         &self,
         dispatcher: &Dispatcher,
-        backends: &[Arc<Backend>],
+        urls: impl Iterator<Item = &'a str>,
     ) -> Result<(), CheckpointFileError> {
         let path = &self.path;
         let Some(checkpoint) = read_checkpoint(path)? else { return Ok(()) };
-        let urls = backends.iter().map(|backend| backend.url.as_str());
         dispatcher
             .restore(&checkpoint, urls)
             .map_err(|error| CheckpointFileError::Refused { path: path.clone(), error })?;

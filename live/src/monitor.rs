@@ -5,6 +5,7 @@
 //! that failed is out until a probe succeeds, and after repeated failures for longer each time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -33,12 +34,12 @@ const MISSED_SCRAPES: u32 = 3;
 /// What is assumed of an instance that does not say.
 const UNKNOWN_KV_CAPACITY_TOKENS: u64 = 400_000;
 
-/// Watches an instance for ever.
+/// Watches an instance for ever; `instances` is how many there are, ready or not.
 pub(crate) async fn watch(
     dispatcher: Arc<Dispatcher>,
     backend: Arc<Backend>,
     client: Client,
-    instances: usize,
+    instances: Arc<AtomicUsize>,
     stall: Duration,
 ) {
     let mut pause = PROBE_PERIOD.0;
@@ -61,7 +62,7 @@ pub(crate) async fn watch(
                     }
                 };
                 tokio::select! {
-                    () = stay(&dispatcher, &member, &client, instances, stall) => {}
+                    () = stay(&dispatcher, &member, &client, &instances, stall) => {}
                     never = listen => match never {},
                 }
                 warn!(instance = member.id.0, url = backend.url, "left");
@@ -88,7 +89,7 @@ async fn stay(
     dispatcher: &Dispatcher,
     member: &Member,
     client: &Client,
-    instances: usize,
+    instances: &AtomicUsize,
     stall: Duration,
 ) {
     let mut missed = 0;
@@ -130,6 +131,7 @@ async fn stay(
                 warn!(url = member.backend.url, "scrape {missed} missed: {complaint}");
                 // When everybody is silent the fleet is overloaded, and fewer instances would not help.
                 let others = dispatcher.members().len().saturating_sub(1);
+                let instances = instances.load(Ordering::Relaxed);
                 if missed >= MISSED_SCRAPES && (others * 2 >= instances) {
                     dispatcher.leave(member.id, true);
                     return;

@@ -16,19 +16,21 @@ use tracing::{info, warn};
 
 use crate::answer::Form;
 use crate::api_error::ApiError;
-use crate::backend::{Backend, Client, client, strip_hop_by_hop};
+use crate::backend::{Client, client, strip_hop_by_hop};
 use crate::checkpoint_file::CheckpointFileError;
-use crate::config::{ConfigError, Limits, ServeConfig};
+use crate::config::{ConfigError, InstanceEntry, Limits, ServeConfig};
 use crate::decision_log::{DecisionLog, DecisionLogError};
+use crate::discovery::Source;
 use crate::dispatcher::{Dispatcher, Member};
 use crate::keeper::Keeper;
+use crate::membership::{Membership, Origin};
 use crate::prompt::PromptReader;
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::request_id::RequestIds;
 use crate::resume::{Plan, Resumable};
 use crate::retry_budget::RetryBudget;
-use crate::{attempt, counters, listener, models, monitor, tls};
+use crate::{attempt, counters, listener, models, tls};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `1`: an answer whose instance fails goes on at another one.
@@ -63,7 +65,9 @@ type ClientBody = Either<ProxyBody, Resumable>;
 pub struct Proxy {
     listener: TcpListener,
     tls: Option<tokio_rustls::TlsAcceptor>,
-    backends: Vec<Arc<Backend>>,
+    instances: Vec<InstanceEntry>,
+    source: Option<Source>,
+    membership: Arc<Membership>,
     shared: Arc<Shared>,
     /// Where what is learned is kept.
     keeper: Option<Arc<Keeper>>,
@@ -151,17 +155,35 @@ impl Proxy {
             .await
             .map_err(|error| ServeError::Listen { address, error })?;
         let limits = config.limits;
-        let backends: Vec<_> = config.backends()?.into_iter().map(Arc::new).collect();
+        let source = config.discovery.as_ref().map(Source::new).transpose();
+        let source = source.map_err(ConfigError::from)?;
+        let instances = match &source {
+            None => config.instances.clone(),
+            // What is not found now may be found later.
+            Some(source) => source.instances().await.unwrap_or_else(|error| {
+                warn!("{error}; there are no instances until it can be asked");
+                Vec::new()
+            }),
+        };
         let log = config.router.log.as_deref().map(DecisionLog::create).transpose()?;
         let new = if log.is_some() { Dispatcher::recording } else { Dispatcher::new };
         let dispatcher = new(config.router_config(), config.router.seed);
         let keeper = config.router.checkpoint.as_deref().map(Keeper::new);
         if let Some(keeper) = &keeper {
-            keeper.restore(&dispatcher, &backends)?;
+            let urls = instances.iter().map(|entry| entry.url.trim_end_matches('/'));
+            keeper.restore(&dispatcher, urls)?;
         }
+        let dispatcher = Arc::new(dispatcher);
+        let client = client(tls::towards_instances(config.instance_authorities.as_deref())?);
+        let membership = Membership::new(
+            Arc::clone(&dispatcher),
+            client.clone(),
+            config.listens(),
+            Duration::from_secs(limits.stall_s),
+        );
         let shared = Shared {
-            dispatcher: Arc::new(dispatcher),
-            client: client(tls::towards_instances(config.instance_authorities.as_deref())?),
+            dispatcher,
+            client,
             limits,
             prompts: config.prompt_reader()?,
             retries: RetryBudget::default(),
@@ -171,7 +193,9 @@ impl Proxy {
         Ok(Self {
             listener,
             tls: config.tls.as_ref().map(tls::acceptor).transpose()?,
-            backends,
+            instances,
+            source,
+            membership: Arc::new(membership),
             keeper,
             log: log.map(Arc::new),
             shared: Arc::new(shared),
@@ -193,19 +217,21 @@ impl Proxy {
 
     /// Serves until `shutdown` is ready, then lets requests end.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, tls, backends, shared, keeper, log } = self;
-        let mut monitors = tokio::task::JoinSet::new();
-        let instances = backends.len();
-        let stall = Duration::from_secs(shared.limits.stall_s);
-        for backend in backends {
-            let (dispatcher, client) = (Arc::clone(&shared.dispatcher), shared.client.clone());
-            monitors.spawn(monitor::watch(dispatcher, backend, client, instances, stall));
+        let Self { listener, tls, instances, source, membership, shared, keeper, log } = self;
+        let mut tasks = tokio::task::JoinSet::new();
+        let origin = if source.is_some() { Origin::Discovery } else { Origin::Configuration };
+        if let Err(error) = membership.set(origin, &instances).await {
+            warn!("{error}");
+        }
+        if let Some(source) = source {
+            let membership = Arc::clone(&membership);
+            tasks.spawn(async move { match source.follow(membership, instances).await {} });
         }
         if let Some(keeper) = keeper.clone() {
-            monitors.spawn(keeper.keep(Arc::clone(&shared.dispatcher)));
+            tasks.spawn(keeper.keep(Arc::clone(&shared.dispatcher)));
         }
         if let Some(log) = log.clone() {
-            monitors.spawn(log.keep(Arc::clone(&shared.dispatcher)));
+            tasks.spawn(log.keep(Arc::clone(&shared.dispatcher)));
         }
         let dispatcher = Arc::clone(&shared.dispatcher);
         let drain = Duration::from_secs(shared.limits.drain_s);
@@ -220,7 +246,8 @@ impl Proxy {
             async move { handle(&shared, request).await }
         };
         listener::run(listener, tls, handler, shutdown, drain).await;
-        monitors.shutdown().await;
+        tasks.shutdown().await;
+        membership.shut_down().await;
         if let Some(keeper) = keeper {
             keeper.save(&dispatcher).await;
         }

@@ -8,6 +8,7 @@
 
 mod bench;
 mod decision_log;
+mod discovery;
 mod failures;
 mod mock;
 mod passing;
