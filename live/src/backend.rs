@@ -62,6 +62,8 @@ pub(crate) struct Backend {
     failures: AtomicU32,
     /// It hung, and has served nothing since.
     on_trial: AtomicBool,
+    /// Requests that the router has sent there and that have not ended, whether it is in the fleet or not.
+    under_way: AtomicU32,
 }
 
 /// A URL that cannot be an instance's.
@@ -97,6 +99,7 @@ impl Backend {
             kv_endpoints: None,
             failures: AtomicU32::new(0),
             on_trial: AtomicBool::new(false),
+            under_way: AtomicU32::new(0),
         })
     }
 
@@ -108,6 +111,21 @@ impl Backend {
             .path_and_query([&self.prefix, path_and_query].concat())
             .build()
             .ok()
+    }
+
+    /// A request goes there.
+    pub(crate) fn begun(&self) {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has ended, one way or another.
+    pub(crate) fn ended(&self) {
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Requests that have not ended.
+    pub(crate) fn under_way(&self) -> u32 {
+        self.under_way.load(Ordering::Relaxed)
     }
 
     /// It served a request.

@@ -81,7 +81,8 @@ pub fn read_checkpoint(path: &Path) -> Result<Option<Checkpoint>, CheckpointFile
     parse(path, &text).map(Some)
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<Checkpoint, CheckpointFileError> {
+/// The checkpoint in a file's contents.
+pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Checkpoint, CheckpointFileError> {
     let damaged = |complaint| CheckpointFileError::Damaged { path: path.to_owned(), complaint };
     let mut lines = text.splitn(2, |&byte| byte == b'\n');
     let header = serde_json::from_slice(lines.next().unwrap_or_default());
@@ -106,12 +107,19 @@ fn parse(path: &Path, text: &[u8]) -> Result<Checkpoint, CheckpointFileError> {
 /// # Errors
 /// When it cannot be written; then the earlier one is still there.
 pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointFileError> {
+    write_atomically(path, print(checkpoint).as_bytes()).map_err(|error| CheckpointFileError::Io {
+        path: path.to_owned(),
+        action: "write it",
+        error,
+    })
+}
+
+/// A file's contents.
+pub(crate) fn print(checkpoint: &Checkpoint) -> String {
     let body = serde_json::to_string(checkpoint).expect("numbers and names");
     let header = Header { lodestar_checkpoint: LAYOUT, xxh3: checksum(body.as_bytes()) };
     let header = serde_json::to_string(&header).expect("a number and a string");
-    write_atomically(path, format!("{header}\n{body}\n").as_bytes()).map_err(|error| {
-        CheckpointFileError::Io { path: path.to_owned(), action: "write it", error }
-    })
+    format!("{header}\n{body}\n")
 }
 
 fn checksum(body: &[u8]) -> String {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use lodestar_router::{Information, InstanceNames, PolicyConfig, Router, RouterConfig};
 use serde::Deserialize;
 
+use crate::admin::{AdminSection, TokenError};
 use crate::backend::{Backend, InvalidUrl};
 use crate::discovery::{Discovery, DiscoveryError};
 use crate::kv_events::KvEndpoints;
@@ -23,6 +24,8 @@ pub struct ServeConfig {
     pub instances: Vec<InstanceEntry>,
     /// Where they are found, if it does.
     pub discovery: Option<Discovery>,
+    /// Who may look and change things while it runs; absent: nobody.
+    pub admin: Option<AdminSection>,
     /// How requests are routed.
     #[serde(default)]
     pub router: RouterSection,
@@ -170,6 +173,9 @@ pub enum ConfigError {
     /// The same instance twice.
     #[error("instance `{0}` is named twice; remove one")]
     Twice(String),
+    /// The token of administrators.
+    #[error(transparent)]
+    Admin(#[from] TokenError),
     /// A number that is zero.
     #[error("`{0}` is 0; it must be at least 1")]
     Zero(&'static str),
@@ -220,6 +226,7 @@ impl ServeConfig {
             listen: default_listen(),
             instances: urls.into_iter().map(InstanceEntry::new).collect(),
             discovery: None,
+            admin: None,
             router: RouterSection::default(),
             tls: None,
             instance_authorities: None,
@@ -245,6 +252,9 @@ impl ServeConfig {
         }
         if let Some(discovery) = &mut config.discovery {
             discovery.resolve(folder);
+        }
+        if let Some(admin) = &mut config.admin {
+            admin.resolve(folder);
         }
         Ok(config)
     }
@@ -278,6 +288,7 @@ impl ServeConfig {
         let authorities = self.instance_authorities.as_deref();
         authorities.map(|path| crate::tls::towards_instances(Some(path))).transpose()?;
         self.prompt_reader()?;
+        self.admin.as_ref().map(AdminSection::check).transpose()?;
         Ok(())
     }
 
@@ -297,7 +308,9 @@ impl ServeConfig {
         match &self.discovery {
             Some(_) if !self.instances.is_empty() => Err(ConfigError::TwoLists),
             Some(discovery) => Ok(discovery.check()?),
-            None if self.instances.is_empty() => Err(ConfigError::NoInstance),
+            None if self.instances.is_empty() && self.admin.is_none() => {
+                Err(ConfigError::NoInstance)
+            }
             None => Ok(self.instances.clone()),
         }
     }
@@ -422,6 +435,11 @@ mod tests {
                 "both name instances; remove one",
             ),
             ("discovery.file = 'list.toml'", "list.toml: "),
+            ("instances = [{url = 'http://a:1'}]\nadmin.token_file = 't'", "`admin.token_file`: "),
+            (
+                "instances = [{url = 'http://a:1'}]\nadmin = {token_file = 't', token_env = 'T'}",
+                "wanted exactly 1 element",
+            ),
             ("discovery = {file = 'a', dns = {host = 'b', port = 1}}", "wanted exactly 1 element"),
             ("discovery.dns = {host = 'b', port = 1, kv_replay_port = 2}", "add it"),
             (

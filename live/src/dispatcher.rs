@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lodestar_router::{
-    Checkpoint, CheckpointError, Decision, Event, InstanceId, InstanceMetrics, InstanceNames,
-    InstanceSpec, Load, LogEntry, PolicyConfig, Reason, Rejected, Request, RequestId, Router,
-    RouterConfig, Scraped, Time, TrainingJob, Usage,
+    Checkpoint, CheckpointError, Decision, Event, Instance, InstanceId, InstanceMetrics,
+    InstanceNames, InstanceSpec, Learning, Load, LogEntry, Objective, PolicyConfig, Reason,
+    Rejected, Request, RequestId, Router, RouterConfig, Scraped, Time, TrainingJob, Usage,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -30,16 +30,18 @@ const PROGRESS_TOKENS: u32 = 16;
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     origin: Instant,
+    block_tokens: u32,
     counters: Counters,
     /// How many instances can be chosen.
     present: watch::Sender<usize>,
-    config: RouterConfig,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     router: Router,
+    /// Of the router, with the policy and the objective that it has now.
+    config: RouterConfig,
     members: BTreeMap<InstanceId, Arc<Member>>,
     /// Members that get their share little by little.
     ramping: Vec<Arc<Member>>,
@@ -70,6 +72,15 @@ enum Presence {
     Left,
     /// Nobody waits for it any longer.
     Dead,
+}
+
+impl State {
+    /// Those that are there and those that may come.
+    fn names(&self) -> InstanceNames {
+        let members = self.members.values().map(|member| (member.id, member.backend.url.clone()));
+        let expected = self.expected.iter().map(|(url, &id)| (id, url.clone()));
+        members.chain(expected).collect()
+    }
 }
 
 impl Member {
@@ -106,11 +117,12 @@ impl Dispatcher {
     fn with(config: RouterConfig, router: Router) -> Self {
         Self {
             origin: Instant::now(),
+            block_tokens: config.block_tokens,
             counters: Counters::default(),
-            config,
             present: watch::Sender::new(0),
             state: Mutex::new(State {
                 router,
+                config,
                 members: BTreeMap::new(),
                 ramping: Vec::new(),
                 next_instance: 0,
@@ -124,12 +136,49 @@ impl Dispatcher {
 
     /// Tokens of a block.
     pub(crate) const fn block_tokens(&self) -> u32 {
-        self.config.block_tokens
+        self.block_tokens
     }
 
-    /// What the router was built from.
+    /// How it decides now.
     pub(crate) fn router_config(&self) -> RouterConfig {
-        self.config.clone()
+        self.lock().1.config.clone()
+    }
+
+    /// How learning goes, if the policy learns.
+    pub(crate) fn learning(&self) -> Option<Learning> {
+        self.lock().1.router.learning()
+    }
+
+    /// Has another policy decide from now on, which goes on from what was `learned`. Requests under way stay where they are.
+    pub(crate) fn switch(
+        &self,
+        policy: &PolicyConfig,
+        learned: Option<&Checkpoint>,
+    ) -> Result<(), CheckpointError> {
+        let (now, mut state) = self.lock();
+        let config = RouterConfig { policy: policy.clone(), ..state.config.clone() };
+        let names = state.names();
+        if let Some(learned) = learned {
+            // The old policy goes only if the new one takes it.
+            Router::new(config.clone(), 0).restore(now, learned, &names)?;
+        }
+        state.router.set_policy(policy);
+        if let Some(learned) = learned {
+            state.router.restore(now, learned, &names)?;
+        }
+        state.config = config;
+        Ok(())
+    }
+
+    /// Has the policy pursue another objective, or answers the name of one that has none.
+    pub(crate) fn set_objective(&self, objective: Objective) -> Result<(), String> {
+        let (_, mut state) = self.lock();
+        let PolicyConfig::Lodestar(params) = &mut state.config.policy else {
+            return Err(state.config.policy.name().into_owned());
+        };
+        params.objective = objective;
+        state.router.set_objective(objective);
+        Ok(())
     }
 
     /// Locks, and only then looks at the clock: time never goes back for the router. A panic of another
@@ -194,9 +243,7 @@ impl Dispatcher {
     /// What has been learned so far, if the policy keeps that.
     pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         let (_, state) = self.lock();
-        let members = state.members.values().map(|member| (member.id, member.backend.url.clone()));
-        let expected = state.expected.iter().map(|(url, &id)| (id, url.clone()));
-        state.router.checkpoint(&members.chain(expected).collect())
+        state.router.checkpoint(&state.names())
     }
 
     /// The instance may be chosen from now on.
@@ -210,7 +257,7 @@ impl Dispatcher {
         let member = Arc::new(Member { id, backend, progress, since: Instant::now(), presence });
         let is_fleet_running = state.members.values().any(|member| member.since.elapsed() >= RAMP);
         // That policy knows of itself what to do with a new instance.
-        let knows_cold = matches!(self.config.policy, PolicyConfig::Lodestar(_));
+        let knows_cold = matches!(state.config.policy, PolicyConfig::Lodestar(_));
         if member.backend.is_on_trial() || (is_fleet_running && !knows_cold) {
             state.ramping.push(Arc::clone(&member));
         }
@@ -260,7 +307,7 @@ impl Dispatcher {
         if let Err(Rejected::PromptTooLong { longest_accepted_tokens, .. }) = decision {
             // The length is an estimate. The instance with the longest context has the last word.
             request.prompt_tokens = longest_accepted_tokens;
-            let blocks = (longest_accepted_tokens / self.block_tokens()) as usize;
+            let blocks = (longest_accepted_tokens / self.block_tokens) as usize;
             request.block_hashes = &prompt.blocks[..blocks.min(prompt.blocks.len())];
             decision = state.router.route_avoiding(now, &request, avoid);
         }
@@ -269,6 +316,7 @@ impl Dispatcher {
         let member = Arc::clone(&state.members[&decision.instance]);
         state.router.observe(now, &Event::Dispatched { request: id });
         drop(state);
+        member.backend.begun();
         Ok(Ticket {
             dispatcher: Arc::clone(self),
             member,
@@ -320,6 +368,14 @@ impl Dispatcher {
     pub(crate) fn requests_at(&self, instance: InstanceId) -> u32 {
         let (_, state) = self.lock();
         state.router.fleet().get(instance).map_or(0, |instance| instance.load.requests)
+    }
+
+    /// What the router knows of each of [`Self::members`].
+    pub(crate) fn fleet(&self) -> Vec<(Arc<Member>, Instance)> {
+        let (_, state) = self.lock();
+        let known = |id| state.router.fleet().get(id).copied();
+        let members = state.members.iter();
+        members.filter_map(|(&id, member)| Some((Arc::clone(member), known(id)?))).collect()
     }
 
     /// What each of [`Self::members`] owes.
@@ -424,6 +480,7 @@ impl Ticket {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
+        self.member.backend.ended();
         let counters = &self.dispatcher.counters;
         let counter = if matches!(event, Event::Finished { .. }) {
             &counters.finished

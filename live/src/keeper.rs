@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lodestar_router::Checkpoint;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -25,6 +26,11 @@ impl Keeper {
         Arc::new(Self { path: path.to_owned(), writing: Mutex::new(()) })
     }
 
+    /// What is in the file, if there is one.
+    pub(crate) fn read(&self) -> Result<Option<Checkpoint>, CheckpointFileError> {
+        read_checkpoint(&self.path)
+    }
+
     /// Goes on from the file, if there is one.
     pub(crate) fn restore<'a>(
         &self,
@@ -32,7 +38,7 @@ impl Keeper {
         urls: impl Iterator<Item = &'a str>,
     ) -> Result<(), CheckpointFileError> {
         let path = &self.path;
-        let Some(checkpoint) = read_checkpoint(path)? else { return Ok(()) };
+        let Some(checkpoint) = self.read()? else { return Ok(()) };
         dispatcher
             .restore(&checkpoint, urls)
             .map_err(|error| CheckpointFileError::Refused { path: path.clone(), error })?;

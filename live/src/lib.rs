@@ -6,6 +6,7 @@
 //!
 //! Beside it, what a measurement needs: [`bench()`] sends a trace and measures, [`mock`] is a server without a GPU.
 
+mod admin;
 mod answer;
 mod api_error;
 mod attempt;
@@ -37,6 +38,7 @@ mod retry_budget;
 mod run;
 mod tls;
 
+pub use self::admin::{AdminSection, TokenError};
 pub use self::backend::InvalidUrl;
 pub use self::bench::{
     BenchConfig, BenchError, BenchOutcome, BenchProgress, BenchRecord, BenchReport, bench,

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hyper::StatusCode;
+use lodestar_router::{InstanceMetrics, Load, RouterConfig};
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
@@ -37,6 +39,7 @@ pub(crate) struct Membership {
 #[derive(Debug)]
 struct Known {
     entry: InstanceEntry,
+    backend: Arc<Backend>,
     origin: Origin,
     /// `None` when it is drained.
     watch: Option<Watch>,
@@ -56,6 +59,60 @@ pub(crate) enum Origin {
     Configuration,
     /// `[discovery]`.
     Discovery,
+    /// An operator, while it runs.
+    Operator,
+}
+
+/// A change of membership that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MembershipError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("instance `{0}` is there already; drain or remove it before it is added anew")]
+    Present(String),
+    #[error("there is no instance `{0}`; its URL must be as in the list of instances")]
+    Absent(String),
+    #[error(
+        "instance `{0}` is listed by `[discovery]` and would come back; drain it, or take it out there"
+    )]
+    Listed(String),
+}
+
+impl MembershipError {
+    /// As an answer.
+    pub(crate) const fn status(&self) -> StatusCode {
+        match self {
+            Self::Config(_) => StatusCode::BAD_REQUEST,
+            Self::Present(_) | Self::Listed(_) => StatusCode::CONFLICT,
+            Self::Absent(_) => StatusCode::NOT_FOUND,
+        }
+    }
+}
+
+/// An instance, as an operator sees it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Listed {
+    url: String,
+    origin: Origin,
+    state: State,
+    /// Requests that the router has sent there and that have not ended.
+    requests_under_way: u32,
+    /// What the router expects of it, and what it said last; of one that can be chosen.
+    load: Option<Load>,
+    metrics: Option<InstanceMetrics>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// It can be chosen.
+    Ready,
+    /// It is probed, and can be chosen when it is well.
+    NotReady,
+    /// An operator has had it chosen no more, and it has requests.
+    Draining,
+    /// It has none any more.
+    Drained,
 }
 
 impl Membership {
@@ -100,11 +157,87 @@ impl Membership {
         for (backend, entry) in backends.into_iter().zip(entries) {
             if !known.contains_key(&backend.url) {
                 let (url, entry) = (backend.url.clone(), entry.clone());
-                let watch = Some(self.watch(&Arc::new(backend)));
-                known.insert(url, Known { entry, origin, watch });
+                let backend = Arc::new(backend);
+                let watch = Some(self.watch(&backend));
+                known.insert(url, Known { entry, backend, origin, watch });
             }
         }
         Ok(())
+    }
+
+    /// Adds one, or has one that was drained come back.
+    pub(crate) async fn add(&self, entry: &InstanceEntry) -> Result<(), MembershipError> {
+        let backends = self.backends(std::slice::from_ref(entry))?;
+        let mut known = self.instances.lock().await;
+        for backend in backends {
+            let url = backend.url.clone();
+            let drained = match known.get_mut(&url) {
+                Some(Known { watch: Some(_), .. }) => return Err(MembershipError::Present(url)),
+                drained => drained.filter(|drained| drained.entry == *entry),
+            };
+            if let Some(drained) = drained {
+                // The same backend: it knows what is under way there.
+                drained.watch = Some(self.watch(&drained.backend));
+                continue;
+            }
+            let (backend, entry) = (Arc::new(backend), entry.clone());
+            let (origin, watch) = (Origin::Operator, Some(self.watch(&backend)));
+            known.insert(url, Known { entry, backend, origin, watch });
+        }
+        Ok(())
+    }
+
+    /// Has one chosen no more. Its requests end, and it stays in the list.
+    pub(crate) async fn drain(&self, url: &str) -> Result<(), MembershipError> {
+        let mut known = self.instances.lock().await;
+        let instance = known.get_mut(url.trim_end_matches('/'));
+        let instance = instance.ok_or_else(|| MembershipError::Absent(url.to_owned()))?;
+        self.end_watch(instance).await;
+        Ok(())
+    }
+
+    /// Forgets one. Its requests end.
+    pub(crate) async fn remove(&self, url: &str) -> Result<(), MembershipError> {
+        let url = url.trim_end_matches('/');
+        let mut known = self.instances.lock().await;
+        let origin = known.get(url).map(|instance| instance.origin);
+        match origin.ok_or_else(|| MembershipError::Absent(url.to_owned()))? {
+            Origin::Discovery => return Err(MembershipError::Listed(url.to_owned())),
+            Origin::Configuration | Origin::Operator => {}
+        }
+        if let Some(mut instance) = known.remove(url) {
+            self.end_watch(&mut instance).await;
+        }
+        Ok(())
+    }
+
+    /// All of them.
+    pub(crate) async fn list(&self) -> Vec<Listed> {
+        let known = self.instances.lock().await;
+        let fleet = self.dispatcher.fleet();
+        let listed = known.iter().map(|(url, instance)| {
+            let mut here = fleet.iter();
+            let here = here.find(|(member, _)| Arc::ptr_eq(&member.backend, &instance.backend));
+            let requests_under_way = instance.backend.under_way();
+            let state = match (&instance.watch, here) {
+                (Some(_), Some(_)) => State::Ready,
+                (Some(_), None) => State::NotReady,
+                (None, _) if requests_under_way > 0 => State::Draining,
+                (None, _) => State::Drained,
+            };
+            let (url, origin) = (url.clone(), instance.origin);
+            let load = here.map(|(_, known)| known.load);
+            let metrics = here.and_then(|(_, known)| Some(known.scraped?.metrics));
+            Listed { url, origin, state, requests_under_way, load, metrics }
+        });
+        listed.collect()
+    }
+
+    /// Whether a policy sees what it needs of these instances.
+    pub(crate) async fn check_policy(&self, router: &RouterConfig) -> Result<(), ConfigError> {
+        let known = self.instances.lock().await;
+        let entries: Vec<_> = known.values().map(|instance| instance.entry.clone()).collect();
+        config::check_kv_events(router, &entries, self.listens)
     }
 
     /// Ends all tasks and leaves the fleet as it is, for what is written at the end.

@@ -14,6 +14,7 @@ use lodestar_router::Load;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::admin::{self, Admin};
 use crate::answer::Form;
 use crate::api_error::ApiError;
 use crate::backend::{Client, client, strip_hop_by_hop};
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) prompts: PromptReader,
     pub(crate) retries: RetryBudget,
+    admin: Admin,
     request_ids: RequestIds,
     pub(crate) queue: Arc<Queue>,
 }
@@ -181,12 +183,16 @@ impl Proxy {
             config.listens(),
             Duration::from_secs(limits.stall_s),
         );
+        let membership = Arc::new(membership);
+        let (members, kept) = (Arc::clone(&membership), keeper.clone());
+        let admin = Admin::new(config, Arc::clone(&dispatcher), members, kept);
         let shared = Shared {
             dispatcher,
             client,
             limits,
             prompts: config.prompt_reader()?,
             retries: RetryBudget::default(),
+            admin: admin.map_err(ConfigError::from)?,
             request_ids: RequestIds::default(),
             queue: Arc::new(Queue::new(limits)),
         };
@@ -195,7 +201,7 @@ impl Proxy {
             tls: config.tls.as_ref().map(tls::acceptor).transpose()?,
             instances,
             source,
-            membership: Arc::new(membership),
+            membership,
             keeper,
             log: log.map(Arc::new),
             shared: Arc::new(shared),
@@ -276,6 +282,9 @@ async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Cl
         (&Method::GET, "/v1/models") => {
             models::merged(shared, &parts.headers).await.map(Either::Left)
         }
+        _ if admin::is_ours(path) => {
+            shared.admin.answer(&parts.method, path, &parts.headers, body).await.map(Either::Left)
+        }
         _ => {
             let is_engines = parts.method == Method::POST && ENGINE_PATHS.contains(&path);
             let path_and_query = parts.uri.path_and_query().map_or(path, |path| path.as_str());
@@ -340,7 +349,7 @@ async fn forward(
     })
 }
 
-async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
+pub(crate) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
     let too_long = || {
         let message = format!("the body is longer than {limit} bytes, which is the limit here");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)

@@ -6,6 +6,7 @@
     reason = "a test ends at the first surprise; clippy knows #[test] only"
 )]
 
+mod admin;
 mod bench;
 mod decision_log;
 mod discovery;
