@@ -69,6 +69,7 @@ pub struct LodestarParams {
     /// What to make small.
     pub objective: Objective,
     /// What to do without.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub without: Option<Part>,
 }
 
