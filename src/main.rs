@@ -17,6 +17,7 @@ mod scenario;
 mod serve;
 mod sweep;
 mod trace;
+mod train_worker;
 mod validate;
 mod verify;
 
@@ -50,6 +51,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Sweep(sweep::SweepArgs),
     Trace(trace::TraceArgs),
+    TrainWorker(train_worker::TrainWorkerArgs),
     Validate(validate::ValidateArgs),
     Verify(verify::VerifyArgs),
 }
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args).map(|()| true),
         Command::Sweep(args) => sweep::run(&args),
         Command::Trace(args) => trace::run(&args).map(|()| true),
+        Command::TrainWorker(args) => train_worker::run(&args).map(|()| true),
         Command::Validate(args) => validate::run(&args).map(|()| true),
         Command::Verify(args) => verify::run(&args).map(|()| true),
     };

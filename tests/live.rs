@@ -203,6 +203,57 @@ fn what_is_learned_is_kept_and_a_damaged_file_is_refused() {
     assert!(stderr.contains("learned.json: it is damaged") && stderr.contains("delete or move it"));
 }
 
+/// The process that another one has started, and how much less urgent it is.
+#[cfg(target_os = "linux")]
+fn child_of(parent: u32) -> Option<(String, i32)> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.into_iter().find_map(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        // proc(5): the fields after the name, from the third.
+        let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let is_child = fields[1] == parent.to_string() && fields[0] != "Z";
+        is_child.then(|| (stat.split(' ').next().unwrap().to_owned(), fields[16].parse().unwrap()))
+    })
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_training_process_costs_one_model_and_serving_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mock = Server::mock();
+    let config = folder.path().join("serve.toml");
+    let text = format!(
+        "listen = '127.0.0.1:0'\ninstances = [{{url = 'http://{}'}}]\n\
+         [router]\npolicy = {{name = 'lodestar'}}\ntraining = 'process'\n",
+        mock.address
+    );
+    std::fs::write(&config, text).unwrap();
+    let proxy = Server::start(&["serve", "--config", config.to_str().unwrap()]);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\r\n");
+    while !proxy.ask(&get("/health")).0.starts_with("HTTP/1.1 200 ") {}
+    let models = |outcome: &str| {
+        let page = proxy.ask(&get("/metrics")).1;
+        let name = format!("lodestar_models_total{{outcome=\"{outcome}\"}} ");
+        let count = page.lines().find_map(|line| line.strip_prefix(&name));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    let prompt: Value = (0..4000).collect();
+    let serve_until = |condition: &dyn Fn() -> bool| {
+        while !condition() {
+            proxy.complete(&prompt);
+        }
+    };
+    serve_until(&|| models("installed") >= 1);
+    let (worker, niceness) = child_of(proxy.process.id()).unwrap();
+    assert!(niceness >= 10, "{niceness}");
+    assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
+    serve_until(&|| models("lost") == 1);
+    let before = models("installed");
+    serve_until(&|| models("installed") > before);
+    assert_eq!(models("lost"), 1);
+    assert_ne!(child_of(proxy.process.id()).unwrap().0, worker);
+}
+
 #[test]
 fn what_cannot_be_served_is_named() {
     for (arguments, part) in [

@@ -11,6 +11,7 @@ use crate::backend::{Backend, InvalidUrl};
 use crate::discovery::{Discovery, DiscoveryError};
 use crate::kv_events::KvEndpoints;
 use crate::prompt::{self, PromptReader};
+use crate::trainer::Training;
 
 /// Everything about a proxy. `docs/live.md` explains the file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -68,6 +69,8 @@ pub struct RouterSection {
     pub checkpoint: Option<PathBuf>,
     /// Folder for what the router is told and decides, a file each start.
     pub log: Option<PathBuf>,
+    /// Where the policy's models are trained.
+    pub training: Training,
 }
 
 /// PEM files.
@@ -118,6 +121,7 @@ impl Default for RouterSection {
             seed: 0,
             checkpoint: None,
             log: None,
+            training: Training::default(),
         }
     }
 }

@@ -48,6 +48,9 @@ pub(crate) struct Counters {
     pub(crate) kv_events: Counter,
     /// Times that a cache was forgotten because some of them were lost.
     pub(crate) kv_resets: Counter,
+    /// Models that were trained and are in use, and those that were lost on the way.
+    pub(crate) models: Counter,
+    pub(crate) lost_models: Counter,
     ttft: [Counter; TTFT_BOUNDS_S.len() + 1],
     ttft_micros: Counter,
 }
@@ -109,6 +112,9 @@ pub(crate) fn page(dispatcher: &Dispatcher, queue: &Queue) -> String {
     }
     let waiting = [(String::new(), u64::from(queue.waiting()))];
     family(&mut page, "waiting_requests", "Requests that nobody can take now", &waiting);
+    let models = [("installed", &counters.models), ("lost", &counters.lost_models)];
+    let models = models.map(|(outcome, count)| (label("outcome", outcome), count.get()));
+    family(&mut page, "models_total", "Models that were trained, by what became of them", &models);
     instances(&mut page, dispatcher);
     ttft(&mut page, counters);
     page

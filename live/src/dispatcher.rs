@@ -21,6 +21,7 @@ use crate::counters::Counters;
 use crate::progress::Progress;
 use crate::prompt::Prompt;
 use crate::ramp::{RAMP, most_requests};
+use crate::trainer::{Trainer, Training};
 
 /// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
 /// lock a token would be many.
@@ -34,6 +35,7 @@ pub(crate) struct Dispatcher {
     counters: Counters,
     /// How many instances can be chosen.
     present: watch::Sender<usize>,
+    trainer: Trainer,
     state: Mutex<State>,
 }
 
@@ -120,6 +122,7 @@ impl Dispatcher {
             block_tokens: config.block_tokens,
             counters: Counters::default(),
             present: watch::Sender::new(0),
+            trainer: Trainer::Thread,
             state: Mutex::new(State {
                 router,
                 config,
@@ -132,6 +135,11 @@ impl Dispatcher {
                 decisions: BTreeMap::new(),
             }),
         }
+    }
+
+    /// Has models trained there.
+    pub(crate) fn with_training(self, training: Training) -> Self {
+        Self { trainer: Trainer::new(training), ..self }
     }
 
     /// Tokens of a block.
@@ -203,15 +211,23 @@ impl Dispatcher {
         }
     }
 
-    /// Trains on a thread of its own, away from requests: the router gives out one job at a time. Without a runtime, as in
-    /// tests of this file, nobody trains.
+    /// Trains away from requests: the router gives out one job at a time. Without a runtime, as in tests of this file,
+    /// nobody trains.
     fn train(self: &Arc<Self>, job: TrainingJob) {
         let Ok(runtime) = Handle::try_current() else { return };
         let dispatcher = Arc::clone(self);
-        runtime.spawn_blocking(move || {
-            let model = job.run();
+        runtime.spawn(async move {
+            let policy_number = job.policy_number();
+            let model = dispatcher.trainer.train(job).await;
+            let counters = &dispatcher.counters;
+            let count = if model.is_some() { &counters.models } else { &counters.lost_models };
             let (now, mut state) = dispatcher.lock();
-            state.router.install(now, model);
+            match model {
+                Some(model) => state.router.install(now, model),
+                None => state.router.abandon_training(policy_number),
+            }
+            drop(state);
+            count.add(1);
         });
     }
 

@@ -37,6 +37,7 @@ mod resume;
 mod retry_budget;
 mod run;
 mod tls;
+mod trainer;
 
 pub use self::admin::{AdminSection, TokenError};
 pub use self::backend::InvalidUrl;
@@ -50,3 +51,4 @@ pub use self::discovery::{Discovery, DiscoveryError, DnsDiscovery, KubernetesDis
 pub use self::metrics::{MetricsError, parse_metrics};
 pub use self::proxy::{Proxy, ProxyView, ServeError};
 pub use self::run::serve;
+pub use self::trainer::{Training, train_worker};

@@ -169,7 +169,8 @@ impl Proxy {
         };
         let log = config.router.log.as_deref().map(DecisionLog::create).transpose()?;
         let new = if log.is_some() { Dispatcher::recording } else { Dispatcher::new };
-        let dispatcher = new(config.router_config(), config.router.seed);
+        let dispatcher =
+            new(config.router_config(), config.router.seed).with_training(config.router.training);
         let keeper = config.router.checkpoint.as_deref().map(Keeper::new);
         if let Some(keeper) = &keeper {
             let urls = instances.iter().map(|entry| entry.url.trim_end_matches('/'));

@@ -229,7 +229,7 @@ impl LogReplay {
                 is_there
             }
             LogEntry::AbandonTraining => {
-                self.router.abandon_training();
+                self.router.abandon_training(self.router.policy_number());
                 self.model = None;
                 true
             }

@@ -248,6 +248,11 @@ impl Router {
         Some(job)
     }
 
+    /// How many policies there were before this one.
+    pub(crate) const fn policy_number(&self) -> u32 {
+        self.policy_number
+    }
+
     /// Takes the result of a [`TrainingJob`] into use, unless it is another policy's ([`set_policy`](Self::set_policy)).
     pub fn install(&mut self, now: Time, model: Model) {
         if model.policy_number != self.policy_number {
@@ -259,8 +264,11 @@ impl Router {
         self.policy.install(now, model);
     }
 
-    /// A [`TrainingJob`] was lost, so no model comes of it; there may be another.
-    pub fn abandon_training(&mut self) {
+    /// A [`TrainingJob`] with that [number](TrainingJob::policy_number) was lost, so no model comes of it; there may be another.
+    pub fn abandon_training(&mut self, policy_number: u32) {
+        if policy_number != self.policy_number {
+            return;
+        }
         if let Some(log) = &mut self.log {
             log.push(LogEntry::AbandonTraining);
         }

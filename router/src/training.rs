@@ -38,6 +38,11 @@ pub struct Model {
 }
 
 impl TrainingJob {
+    /// Which of a router's policies it is for: each [`set_policy`](crate::Router::set_policy) counts one further.
+    pub const fn policy_number(&self) -> u32 {
+        self.policy_number
+    }
+
     /// Does the work. The same job gives the same model, to the last bit, on any number of threads.
     pub fn run(self) -> Model {
         let Self { policy_number, mut network, mut adam, rows, recipe, passes, seed } = self;

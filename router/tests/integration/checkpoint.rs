@@ -167,10 +167,14 @@ fn a_job_that_is_lost_is_followed_by_another() {
         let now = Time::from_nanos(id * 2_000_000_000);
         router.route(now, &request(id, 900)).unwrap();
         router.observe(now, &Event::FirstToken { request: RequestId(id) });
-        router.training_job(now).is_some()
+        router.training_job(now)
     };
-    assert!(learn(&mut router, 1_000));
-    assert!(!learn(&mut router, 1_001), "one at a time");
-    router.abandon_training();
-    assert!(learn(&mut router, 1_002));
+    let lost = learn(&mut router, 1_000).unwrap().policy_number();
+    assert!(learn(&mut router, 1_001).is_none(), "one at a time");
+    router.abandon_training(lost);
+    assert!(learn(&mut router, 1_002).is_some());
+    router.set_policy(&PolicyConfig::from_name("lodestar").unwrap());
+    assert!((1_003..1_100).any(|id| learn(&mut router, id).is_some()));
+    router.abandon_training(lost);
+    assert!(learn(&mut router, 1_100).is_none(), "what is lost was another policy's");
 }
