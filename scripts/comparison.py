@@ -1,92 +1,179 @@
 #!/usr/bin/env python3
-"""Every policy on every scenario of the catalog, and the tables of docs/comparison.md.
+"""The tables of docs/comparison.md: `lodestar` against everything else, on every scenario of the catalog.
 
-    scripts/comparison.py OUT [--seeds 5] [--lodestar target/release/lodestar] [--only NAME ...]
+    scripts/comparison.py OUT [--tables deployed ideal left parts paper] [--only NAME ...] [--seeds 5]
+                              [--lodestar target/release/lodestar]
 
-Makes one sweep a scenario and information (`deployed`, `ideal`) in OUT, about half an hour in all on two cores, and prints the
-tables. Sweeps that are in OUT already are continued. `OUT/*/*/report.html` shows each of them.
+Makes a sweep for each table and scenario in OUT/TABLE/SCENARIO, an hour and a half in all on two idle cores, and prints the
+tables as they get ready. Sweeps that OUT has already are continued. OUT/TABLE/SCENARIO/report.html shows each of them.
 """
 
 import argparse
 import csv
 import math
 import pathlib
+import re
 import subprocess
 
 HEURISTICS = """random least-request least-kv prefix-cache prefix-hit-threshold-40 prefix-hit-threshold-60
     prefix-hit-threshold-80 lmetric mooncake preble sglang-cache-aware vllm-router-cache-aware llm-d-sticky llm-d-weighted
-    llm-d-predicted dynamo session-affinity least-tokens join-shortest-work""".split()
-LEARNED = ["lodestar", "lodestar-paper"]
+    dynamo least-tokens join-shortest-work""".split()
+# Estimates each instance's prefill speed from its first tokens.
+LEARNS_SPEEDS = {"mooncake"}
+PARTS = """network delay-of-others cache-price doubt exploration guardrail drift late-heads trust other-routers""".split()
+YARDSTICKS = ["clairvoyant-greedy", "hindsight", "physical-bound"]
+# Hindsight needs whole runs where a turn waits for the one before it, and events come later than its short traces end.
+LEFT = "azure-code azure-conversation diurnal long-context mooncake paper-a30 paper-hetero".split()
+LEFT_REQUESTS = 1500
+# Whose runs are long enough for the network of `lodestar-paper`, which answers after 5,000 requests.
+PAPER = "azure-code azure-conversation diurnal long-context drift slow-instance crash-return".split()
 CATALOG = pathlib.Path(__file__).resolve().parent.parent / "scenarios" / "catalog"
 
 
-def sweep(lodestar, scenario, information, seeds, out):
-    """Makes or continues one sweep; answers its rows by cell and policy."""
-    folder = out / information / scenario.stem
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    file = folder.with_suffix(".toml")
-    lines = [line for line in scenario.read_text().splitlines() if not line.startswith(("information =", "measured ="))]
-    file.write_text("\n".join([f'information = "{information}"', *lines]) + "\n")
-    policies = ",".join(HEURISTICS + LEARNED)
-    command = [lodestar, "sweep", file, "--policies", policies, "--baseline", "prefix-cache", "--seeds", seeds, "--out", folder]
-    if folder.exists():
-        command.append("--resume")
-    with open(folder.with_suffix(".log"), "w") as log:
-        subprocess.run([str(part) for part in command], check=True, stdout=log, stderr=log)
-    cells = {}
-    with open(folder / "comparison.csv", newline="") as rows:
-        for row in csv.DictReader(rows):
-            if row["ttft_mean_ms"]:
-                cells.setdefault(row["cell"], {})[row["policy"]] = (float(row["ttft_mean_ms"]), float(row["ttft_p99_ms"]))
-    return cells
+def shortened(text):
+    """The scenario with fewer requests and without traffic that changes at set times."""
+    head, *workloads = re.split(r"(?=^\[\[workload\]\])", text, flags=re.MULTILINE)
+    workloads = [workload for workload in workloads if "piecewise" not in workload]
+    return head + re.sub(r"^requests = \d+", f"requests = {LEFT_REQUESTS}", "".join(workloads), flags=re.MULTILINE)
+
+
+class Sweeps:
+    def __init__(self, arguments):
+        self.lodestar, self.out, self.only = arguments.lodestar, arguments.out, arguments.only
+        self.seeds = arguments.seeds
+
+    def scenarios(self, names=None):
+        chosen = names or sorted(file.stem for file in CATALOG.glob("*.toml"))
+        return [name for name in chosen if self.only is None or name in self.only]
+
+    def run(self, table, name, policies, seeds, information="deployed", edit=lambda text: text):
+        """Makes or continues one sweep; its cells, each with (mean, P99) of TTFT in ms by policy."""
+        folder = self.out / table / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lines = (CATALOG / f"{name}.toml").read_text().splitlines()
+        lines = [line for line in lines if not line.startswith(("information =", "measured ="))]
+        file = folder.with_suffix(".toml")
+        file.write_text(edit("\n".join([f'information = "{information}"', *lines]) + "\n"))
+        command = [self.lodestar, "sweep", file, "--policies", ",".join(policies), "--baseline", "prefix-cache" if "prefix-cache" in policies else policies[0]]
+        command += ["--seeds", seeds, "--out", folder] + (["--resume"] if folder.exists() else [])
+        with open(folder.with_suffix(".log"), "w") as log:
+            subprocess.run([str(part) for part in command], check=True, stdout=log, stderr=log)
+        cells = {}
+        with open(folder / "comparison.csv", newline="") as rows:
+            for row in csv.DictReader(rows):
+                if row["ttft_mean_ms"]:
+                    cells.setdefault(row["cell"], {})[row["policy"]] = (float(row["ttft_mean_ms"]), float(row["ttft_p99_ms"]))
+        return cells
 
 
 def geometric(ratios):
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def speedups(cells, other):
-    """How many times as slow the other one is, (mean, P99) of each cell."""
+def pair(ratios):
+    """`mean / P99` of ratios that are (mean, P99)."""
+    return " / ".join(f"{geometric([ratio[index] for ratio in ratios]):.2f}" for index in (0, 1))
+
+
+def slower(cells, other):
+    """How many times as slow as `lodestar` the other one is, (mean, P99) of each cell."""
     return [tuple(other(policies, index) / policies["lodestar"][index] for index in (0, 1)) for policies in cells]
 
 
-def best(policies, index):
-    return min(policies[name][index] for name in HEURISTICS if name in policies)
+def best(policies, index, leave_out=frozenset()):
+    return min(policies[name][index] for name in HEURISTICS if name in policies and name not in leave_out)
 
 
-def row(name, cells):
-    against = {
-        "prefix-cache": speedups(cells, lambda policies, index: policies["prefix-cache"][index]),
-        "best": speedups(cells, best),
-        "paper": speedups(cells, lambda policies, index: policies["lodestar-paper"][index]),
-    }
-    means = [" / ".join(f"{geometric([pair[index] for pair in pairs]):.2f}" for index in (0, 1)) for pairs in against.values()]
-    to_best = [mean for mean, _ in against["best"]]
-    lost = sum(mean < 0.98 for mean in to_best)
-    p99_lost = sum(p99 < 0.98 for _, p99 in against["best"])
-    most = max(mean for mean, _ in against["prefix-cache"])
-    return f"| {name} | {len(cells)} | {' | '.join(means)} | {most:.2f} | {lost} | {min(to_best):.2f} | {p99_lost} |"
+def against_heuristics(sweeps, information):
+    print(f'\n### `information = "{information}"`\n')
+    print("| scenario | cells | `prefix-cache` | best of each cell | best without speeds | most | worst | lost |")
+    print("|---|---|---|---|---|---|---|---|")
+
+    def row(name, cells):
+        cache = slower(cells, lambda policies, index: policies["prefix-cache"][index])
+        to_best = slower(cells, best)
+        blind = slower(cells, lambda policies, index: best(policies, index, LEARNS_SPEEDS))
+        most = " / ".join(f"{max(ratio[index] for ratio in cache):.2f}" for index in (0, 1))
+        worst = " / ".join(f"{min(ratio[index] for ratio in to_best):.2f}" for index in (0, 1))
+        lost = sum(mean < 0.98 for mean, _ in to_best)
+        print(f"| {name} | {len(cells)} | {pair(cache)} | {pair(to_best)} | {pair(blind)} | {most} | {worst} | {lost} |", flush=True)
+
+    every = {}
+    for name in sweeps.scenarios():
+        cells = sweeps.run(information, name, [*HEURISTICS, "lodestar"], sweeps.seeds, information)
+        row(name, list(cells.values()))
+        every |= {(name, cell): policies for cell, policies in cells.items()}
+    row("**all**", list(every.values()))
+    unequal = [policies for (_, cell), policies in every.items() if "l4-" in cell]
+    if unequal:
+        row("**A100, H100 and L4**", unequal)
+
+
+def what_is_left(sweeps):
+    print(f"\n### What is left to win, {LEFT_REQUESTS:,} requests a cell\n")
+    print("| scenario | cells | `clairvoyant-greedy` | best of each cell | hindsight | left | gap closed | physical bound |")
+    print("|---|---|---|---|---|---|---|---|")
+
+    def row(name, cells):
+        of = lambda policy: slower(cells, lambda policies, index: policies[policy][index])
+        to_best, hindsight = slower(cells, best), of("hindsight")
+        won, to_win = (geometric([mean for mean, _ in ratios]) for ratios in (to_best, [(b / h, 0) for (b, _), (h, _) in zip(to_best, hindsight)]))
+        closed = f"{100 * math.log(won) / math.log(to_win):.0f} %" if to_win > 1.005 else "-"
+        print(f"| {name} | {len(cells)} | {pair(of('clairvoyant-greedy'))} | {pair(to_best)} | {pair(hindsight)} | {to_win:.2f} | {closed} "
+              f"| {pair(of('physical-bound'))} |", flush=True)
+
+    every = []
+    for name in sweeps.scenarios(LEFT):
+        policies = ["prefix-cache", "mooncake", "join-shortest-work", "preble", "prefix-hit-threshold-60", "llm-d-sticky", "lodestar", *YARDSTICKS]
+        cells = list(sweeps.run("left", name, policies, 2, edit=shortened).values())
+        row(name, cells)
+        every += cells
+    row("**all**", every)
+
+
+def parts(sweeps):
+    print("\n### Without a part\n")
+    print("| without | all cells | most | where |")
+    print("|---|---|---|---|")
+    policies = ["lodestar", *(f"lodestar-without-{part}" for part in PARTS)]
+    every = {name: sweeps.run("parts", name, policies, 2) for name in sweeps.scenarios()}
+    for part in PARTS:
+        without = lambda policies, index: policies[f"lodestar-without-{part}"][index]
+        by_scenario = {name: slower(cells.values(), without) for name, cells in every.items()}
+        where = max(by_scenario, key=lambda name: geometric([mean for mean, _ in by_scenario[name]]))
+        ratios = [ratio for of_scenario in by_scenario.values() for ratio in of_scenario]
+        print(f"| {part} | {pair(ratios)} | {pair(by_scenario[where])} | {where} |", flush=True)
+
+
+def against_paper(sweeps):
+    print("\n### `lodestar-paper`\n")
+    print("| scenario | cells | `lodestar-paper` | smallest |")
+    print("|---|---|---|---|")
+    for name in sweeps.scenarios(PAPER):
+        cells = sweeps.run("paper", name, ["lodestar-paper", "lodestar"], 2)
+        ratios = slower(cells.values(), lambda policies, index: policies["lodestar-paper"][index])
+        print(f"| {name} | {len(cells)} | {pair(ratios)} | {min(mean for mean, _ in ratios):.2f} |", flush=True)
+
+
+TABLES = {
+    "deployed": lambda sweeps: against_heuristics(sweeps, "deployed"),
+    "ideal": lambda sweeps: against_heuristics(sweeps, "ideal"),
+    "left": what_is_left,
+    "parts": parts,
+    "paper": against_paper,
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tables", nargs="*", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--only", nargs="*", help="names of scenarios; all that a table has if absent")
+    parser.add_argument("--seeds", type=int, default=5, help="of the first two tables; the others have two")
     parser.add_argument("--lodestar", default="target/release/lodestar")
-    parser.add_argument("--only", nargs="*", help="names of scenarios; all of the catalog if absent")
-    parser.add_argument("--information", nargs="*", default=["deployed", "ideal"])
     arguments = parser.parse_args()
-    scenarios = [file for file in sorted(CATALOG.glob("*.toml")) if arguments.only is None or file.stem in arguments.only]
-    for information in arguments.information:
-        print(f"\n### `information = \"{information}\"`\n")
-        print("| scenario | cells | `prefix-cache` | best heuristic | `lodestar-paper` | most | lost | worst | P99 lost |")
-        print("|---|---|---|---|---|---|---|---|---|")
-        every = []
-        for scenario in scenarios:
-            cells = list(sweep(arguments.lodestar, scenario, information, arguments.seeds, arguments.out).values())
-            print(row(scenario.stem, cells), flush=True)
-            every += cells
-        print(row("**all**", every))
+    for table in arguments.tables:
+        TABLES[table](Sweeps(arguments))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ mod prospect;
 mod residual;
 mod reuse;
 mod server;
+mod trust;
 
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
@@ -314,6 +315,12 @@ impl Policy for Lodestar {
                 let server = self.servers.entry(reservation.instance);
                 server.foreign.ended(reservation.first_token_at.is_some());
                 server.turnover.take_in(now, usage.output_tokens, server.capacity_tokens);
+                if let Some(found_tokens) = usage.cached_tokens
+                    && self.without != Some(Part::Trust)
+                {
+                    let hit_tokens = reservation.prompt_tokens - reservation.uncached_tokens;
+                    server.trust.learn(hit_tokens, found_tokens);
+                }
                 let decode = self.decoding.remove(&reservation.request);
                 if reservation.first_token_at.is_none() {
                     self.learn_from_whole(

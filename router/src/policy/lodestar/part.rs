@@ -23,13 +23,15 @@ pub enum Part {
     Drift,
     /// Expecting more of the same where the head of the queue is late.
     LateHeads,
+    /// Believing less of the index where hits do not come true.
+    Trust,
     /// What scrapes show of other routers' requests.
     OtherRouters,
 }
 
 impl Part {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("network", Self::Network),
         ("delay-of-others", Self::DelayOfOthers),
         ("cache-price", Self::CachePrice),
@@ -38,6 +40,7 @@ impl Part {
         ("guardrail", Self::Guardrail),
         ("drift", Self::Drift),
         ("late-heads", Self::LateHeads),
+        ("trust", Self::Trust),
         ("other-routers", Self::OtherRouters),
     ];
 }

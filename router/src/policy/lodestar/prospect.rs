@@ -47,11 +47,12 @@ impl Lodestar {
     ) -> Prospect {
         let instance = eligible.get(index);
         let load = instance.load;
-        let uncached_tokens = eligible.uncached_tokens(index, request);
         // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
         let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
         let own_tokens = load.context_tokens as f64 * decode_share;
         let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let hit_tokens = eligible.prefix_hit_tokens(index);
+        let uncached_tokens = server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
         let own_requests = f64::from(load.decode_requests);
         let decode_requests = own_requests + server.foreign.decode_requests();
         let decode_tokens = own_tokens * decode_requests / own_requests.max(1.0);
@@ -103,8 +104,9 @@ impl Lodestar {
     ) -> Features {
         let instance = eligible.get(index);
         let load = instance.load;
-        let uncached_tokens = eligible.uncached_tokens(index, request);
         let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let hit_tokens = eligible.prefix_hit_tokens(index);
+        let uncached_tokens = server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
         let scraped = instance.scraped;
         let age_s = scraped.map_or(0.0, |scraped| now.saturating_since(scraped.at).as_secs_f64());
         let metrics = scraped.map(|scraped| scraped.metrics).unwrap_or_default();

@@ -6,6 +6,7 @@ use super::caution::Arm;
 use super::law::{Law, Work};
 use super::residual::Features;
 use super::reuse::Turnover;
+use super::trust::Trust;
 use crate::request::RequestId;
 use crate::time::Time;
 
@@ -136,6 +137,7 @@ pub(super) struct Server {
     busy_at: Time,
     pub(super) turnover: Turnover,
     pub(super) foreign: Foreign,
+    pub(super) trust: Trust,
     /// Of its KV cache.
     pub(super) capacity_tokens: u64,
 }
@@ -174,6 +176,7 @@ impl Default for Server {
             busy_at: Time::ZERO,
             turnover: Turnover::default(),
             foreign: Foreign::default(),
+            trust: Trust::default(),
             capacity_tokens: 0,
         }
     }
