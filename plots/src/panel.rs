@@ -29,6 +29,8 @@ const HEAD: f64 = 52.0;
 const FOOT: f64 = 42.0;
 /// Half the side of a point that is not connected.
 const DOT: f64 = 1.75;
+/// Of a point that stands for a whole policy.
+const BIG_DOT: f64 = 4.5;
 /// Between a label and what is next to it.
 const GAP: f64 = 8.0;
 
@@ -49,11 +51,29 @@ impl Panel {
 
     /// Draws points that are not connected, over what [`Self::draw`] drew into the same area.
     pub(crate) fn draw_points(&self, canvas: &mut Canvas, area: Rect, series: &Series) {
+        self.draw_squares(canvas, area, series, DOT);
+    }
+
+    /// The same, of points that each stand for a whole policy.
+    pub(crate) fn draw_dots(&self, canvas: &mut Canvas, area: Rect, series: &Series) {
+        self.draw_squares(canvas, area, series, BIG_DOT);
+    }
+
+    /// A name above a point, to its left if it is near the right end.
+    pub(crate) fn draw_label(&self, canvas: &mut Canvas, area: Rect, point: Point, label: &str) {
+        let frame = self.frame(area);
+        let (x, y) = self.place(frame, point);
+        let is_last = x + GAP + TextStyle::SMALL.width_of(label) > frame.right;
+        let (at, align) = if is_last { (x - GAP, Align::Right) } else { (x + GAP, Align::Left) };
+        canvas.text(label, (at, y - GAP), align, TextStyle::SMALL);
+    }
+
+    fn draw_squares(&self, canvas: &mut Canvas, area: Rect, series: &Series, half: f64) {
         let frame = self.frame(area);
         for point in &series.points {
             let (x, y) = self.place(frame, *point);
             let dot = Rect { left: x, top: y, right: x, bottom: y };
-            canvas.fill(dot.inset(-DOT, -DOT, -DOT, -DOT), series.colour);
+            canvas.fill(dot.inset(-half, -half, -half, -half), series.colour);
         }
     }
 

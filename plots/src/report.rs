@@ -13,7 +13,7 @@ use lodestar_scenarios::sweep::{CellIdentity, Overview};
 
 use crate::canvas::Canvas;
 use crate::figures::sweep::{
-    SweepView, course, distribution, instances, load_curve, predictions, ratio_map,
+    SweepView, course, distribution, instances, load_curve, predictions, ratio_map, trade_off,
 };
 use crate::render::{self, PlotError};
 
@@ -37,6 +37,7 @@ struct Figure {
 struct Figures {
     ratios: Figure,
     load: Option<Figure>,
+    trade_off: Option<Figure>,
     cells: Vec<CellFigures>,
 }
 
@@ -63,12 +64,15 @@ pub fn sweep_report(overview: &Overview, folder: &Path) -> Result<(), PlotError>
     let load = load_curve::draw(&view)
         .map(|canvas| writer.add("p99_by_load", "P99 of TTFT against load, by workload", &canvas))
         .transpose()?;
+    let trade_off = trade_off::draw(&view)
+        .map(|canvas| writer.add("tpot_by_ttft", "Mean TPOT against mean TTFT, by policy", &canvas))
+        .transpose()?;
     let cells = view
         .cells
         .iter()
         .map(|cell| writer.add_cell(&view, cell))
         .collect::<Result<Vec<_>, _>>()?;
-    let page = page::render(&view, &Figures { ratios, load, cells });
+    let page = page::render(&view, &Figures { ratios, load, trade_off, cells });
     write_page(&folder.join(PAGE), &page)
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod instances;
 pub(crate) mod load_curve;
 pub(crate) mod predictions;
 pub(crate) mod ratio_map;
+pub(crate) mod trade_off;
 
 use std::collections::BTreeMap;
 

@@ -47,6 +47,7 @@ fn sections(view: &SweepView<'_>, figures: &Figures) -> Markup {
             a href="#policies" { "Policies" }
             a href="#ratios" { "Ratios" }
             @if figures.load.is_some() { a href="#load" { "Load" } }
+            @if figures.trade_off.is_some() { a href="#trade-off" { "Trade-off" } }
             a href="#comparison" { "All cells" }
             a href="#cells" { "Cell by cell" }
             @if has_predictions { a href="#predictions" { "Predictions" } }
@@ -61,6 +62,9 @@ fn sections(view: &SweepView<'_>, figures: &Figures) -> Markup {
                     " stays below four times what it is at the lowest rate; without a line, it always does." }
                 (figure(load))
             }
+        }
+        @if let Some(trade_off) = &figures.trade_off {
+            section #trade-off { h2 { "TPOT against TTFT" } (figure(trade_off)) }
         }
         section #comparison { h2 { "Every policy in every cell" } (tables::comparison(view.overview)) }
         section #cells {
