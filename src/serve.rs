@@ -42,6 +42,9 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         for warning in config.warnings() {
             writeln!(io::stderr(), "warning: {warning}")?;
         }
+        for line in config.summary() {
+            writeln!(io::stdout(), "{line}")?;
+        }
         return Ok(());
     }
     log_to_stderr();

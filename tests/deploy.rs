@@ -91,10 +91,16 @@ fn the_sidecar_can_be_started() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Names of the metrics that a proxy exports.
+/// Names of the metrics that a proxy with a canary exports.
 fn exported() -> BTreeSet<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("serve.toml");
+    let text = "listen = '127.0.0.1:0'\ninstances = [{url = 'http://127.0.0.1:1'}]\n\
+                router.canary.policy = {name = 'lodestar'}\n";
+    fs::write(&path, text).unwrap();
     let mut proxy = Command::new(env!("CARGO_BIN_EXE_lodestar"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--instance", "http://127.0.0.1:1"])
+        .args(["serve", "--config"])
+        .arg(path)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -255,6 +255,30 @@ fn a_killed_training_process_costs_one_model_and_serving_goes_on() {
 }
 
 #[test]
+fn a_signal_stops_the_canary_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("serve.toml");
+    let text = "listen = '127.0.0.1:0'\ninstances = [{url = 'http://127.0.0.1:1'}]\n\
+                router.canary = {policy = {name = 'lodestar'}, rollout_percent = 10}\n";
+    std::fs::write(&config, text).unwrap();
+    for canary in [true, false] {
+        let config = ["serve", "--config", config.to_str().unwrap()];
+        let alone = ["serve", "--listen", "127.0.0.1:0", "--instance", "http://127.0.0.1:1"];
+        let proxy = Server::start(if canary { &config } else { &alone });
+        let page = || {
+            let get = "GET /metrics HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\r\n";
+            proxy.ask(get).1
+        };
+        assert_eq!(page().contains("lodestar_canary_percent 10\n"), canary);
+        let id = proxy.process.id().to_string();
+        assert!(Command::new("kill").args(["-USR1", &id]).status().unwrap().success());
+        while canary && !page().contains("lodestar_canary_percent 0\n") {}
+        let stopped = page().contains("lodestar_canary_stops_total{reason=\"operator\"} 1\n");
+        assert_eq!(stopped, canary);
+    }
+}
+
+#[test]
 fn what_cannot_be_served_is_named() {
     for (arguments, part) in [
         (&["serve", "--instance", "h:1"][..], "error: instance `h:1`: the scheme is missing"),

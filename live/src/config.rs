@@ -7,6 +7,7 @@ use lodestar_router::{Information, InstanceNames, PolicyConfig, Router, RouterCo
 use serde::Deserialize;
 
 use crate::admin::{AdminSection, TokenError};
+use crate::arms::{Arm, Arms};
 use crate::backend::{Backend, InvalidUrl};
 use crate::discovery::{Discovery, DiscoveryError};
 use crate::kv_events::KvEndpoints;
@@ -71,6 +72,21 @@ pub struct RouterSection {
     pub log: Option<PathBuf>,
     /// Where the policy's models are trained.
     pub training: Training,
+    /// A second policy that is told everything and decides for a part of the requests, or for none.
+    pub canary: Option<CanarySection>,
+}
+
+/// A second policy, on trial beside `router.policy`. Everything else of the section is its too.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanarySection {
+    /// The policy and its parameters.
+    pub policy: PolicyConfig,
+    /// Sessions in a hundred for which it decides. 0: it only says what it would do.
+    #[serde(default)]
+    pub rollout_percent: f64,
+    /// Where what it has learned is kept.
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// PEM files.
@@ -122,6 +138,7 @@ impl Default for RouterSection {
             checkpoint: None,
             log: None,
             training: Training::default(),
+            canary: None,
         }
     }
 }
@@ -211,8 +228,19 @@ pub enum ConfigError {
         complaint: String,
     },
     /// Nothing to keep.
-    #[error("`router.checkpoint`: policy `{0}` keeps nothing in a checkpoint; `lodestar` does")]
-    NoCheckpoint(String),
+    #[error("`{field}`: policy `{policy}` keeps nothing in a checkpoint; `lodestar` does")]
+    NoCheckpoint {
+        /// Which field.
+        field: &'static str,
+        /// Of which policy.
+        policy: String,
+    },
+    /// Two writers of one file.
+    #[error("`router.checkpoint` and `router.canary.checkpoint` are the same file; name another")]
+    OneCheckpoint,
+    /// No share.
+    #[error("`router.canary.rollout_percent` is {0}; it must be from 0 to 100")]
+    Percent(f64),
     /// Certificates or key.
     #[error("{}: {complaint}", .path.display())]
     Tls {
@@ -248,10 +276,12 @@ impl ServeConfig {
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| ConfigError::Toml { path: path.to_owned(), error: Box::new(error) })?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        let RouterSection { tokenizer, checkpoint, log, .. } = &mut config.router;
+        let RouterSection { tokenizer, checkpoint, log, canary, .. } = &mut config.router;
+        let canary_checkpoint = canary.as_mut().and_then(|canary| canary.checkpoint.as_mut());
         let tls = config.tls.iter_mut().flat_map(|tls| [&mut tls.certificates, &mut tls.key]);
         let tls = tls.chain(&mut config.instance_authorities);
-        for file in tls.chain(tokenizer).chain(checkpoint).chain(log) {
+        let files = tls.chain(tokenizer).chain(checkpoint).chain(canary_checkpoint).chain(log);
+        for file in files {
             *file = folder.join(&file);
         }
         if let Some(discovery) = &mut config.discovery {
@@ -282,17 +312,58 @@ impl ServeConfig {
                 return Err(ConfigError::Zero(name));
             }
         }
-        check_kv_events(&self.router_config(), &entries, self.listens())?;
-        let router = || Router::new(self.router_config(), self.router.seed);
-        if self.router.checkpoint.is_some() && router().checkpoint(&InstanceNames::new()).is_none()
-        {
-            return Err(ConfigError::NoCheckpoint(self.router.policy.name().into_owned()));
-        }
+        self.check_arms(&entries)?;
         self.tls.as_ref().map(crate::tls::acceptor).transpose()?;
         let authorities = self.instance_authorities.as_deref();
         authorities.map(|path| crate::tls::towards_instances(Some(path))).transpose()?;
         self.prompt_reader()?;
         self.admin.as_ref().map(AdminSection::check).transpose()?;
+        Ok(())
+    }
+
+    /// Who decides for whom, a line each.
+    pub fn summary(&self) -> Vec<String> {
+        let name = |policy: &PolicyConfig| policy.name().into_owned();
+        let baseline = name(&self.router.policy);
+        let Some(canary) = &self.router.canary else {
+            return vec![format!("policy `{baseline}` decides for all requests")];
+        };
+        let (percent, canary) = (canary.rollout_percent, name(&canary.policy));
+        let rest = 100.0 - percent;
+        let part = if percent > 0.0 {
+            format!("decides for {percent} % of the sessions; SIGUSR1 stops it")
+        } else {
+            "only watches".to_owned()
+        };
+        vec![
+            format!("baseline: policy `{baseline}` decides for {rest} % of the sessions"),
+            format!("canary: policy `{canary}` {part}"),
+        ]
+    }
+
+    /// Checks what the policies need.
+    fn check_arms(&self, entries: &[InstanceEntry]) -> Result<(), ConfigError> {
+        for arm in Arm::BOTH {
+            let Some(config) = self.router_config(arm) else { continue };
+            check_kv_events(&config, entries, self.listens())?;
+            let policy = config.policy.name().into_owned();
+            let router = Router::new(config, self.router.seed);
+            let keeps = router.checkpoint(&InstanceNames::new()).is_some();
+            if self.checkpoint(arm).is_some() && !keeps {
+                let field = match arm {
+                    Arm::Baseline => "router.checkpoint",
+                    Arm::Canary => "router.canary.checkpoint",
+                };
+                return Err(ConfigError::NoCheckpoint { field, policy });
+            }
+        }
+        let Some(canary) = &self.router.canary else { return Ok(()) };
+        if canary.checkpoint.is_some() && canary.checkpoint == self.router.checkpoint {
+            return Err(ConfigError::OneCheckpoint);
+        }
+        if !(0.0..=100.0).contains(&canary.rollout_percent) {
+            return Err(ConfigError::Percent(canary.rollout_percent));
+        }
         Ok(())
     }
 
@@ -333,12 +404,46 @@ impl ServeConfig {
         Ok(PromptReader::new(self.router.block_tokens, tokenizer))
     }
 
-    pub(crate) fn router_config(&self) -> RouterConfig {
+    /// The configuration of the first router.
+    pub(crate) fn baseline(&self) -> RouterConfig {
         let RouterSection { policy, block_tokens, information, .. } = &self.router;
         RouterConfig {
             policy: policy.clone(),
             block_tokens: *block_tokens,
             information: *information,
+        }
+    }
+
+    /// A router's configuration; `None` for a canary that there is not.
+    pub(crate) fn router_config(&self, arm: Arm) -> Option<RouterConfig> {
+        let baseline = self.baseline();
+        match arm {
+            Arm::Baseline => Some(baseline),
+            Arm::Canary => {
+                let policy = self.router.canary.as_ref()?.policy.clone();
+                Some(RouterConfig { policy, ..baseline })
+            }
+        }
+    }
+
+    /// Where what a router has learned is kept.
+    pub(crate) fn checkpoint(&self, arm: Arm) -> Option<&Path> {
+        match arm {
+            Arm::Baseline => self.router.checkpoint.as_deref(),
+            Arm::Canary => self.router.canary.as_ref()?.checkpoint.as_deref(),
+        }
+    }
+
+    /// The routers, which write down everything if there is a log.
+    pub(crate) fn arms(&self) -> Arms {
+        let new = if self.router.log.is_some() { Router::recording } else { Router::new };
+        let router = |config| new(config, self.router.seed);
+        let arms = Arms::new(router(self.baseline()));
+        match (&self.router.canary, self.router_config(Arm::Canary)) {
+            (Some(canary), Some(config)) => {
+                arms.with_canary(router(config.clone()), config, canary.rollout_percent)
+            }
+            _ => arms,
         }
     }
 }
@@ -419,6 +524,25 @@ mod tests {
     }
 
     #[test]
+    fn who_decides_is_said() {
+        let summary = |canary: &str| {
+            let text = format!("instances = [{{url = 'http://a:1'}}]\n{canary}");
+            toml::from_str::<ServeConfig>(&text).unwrap().summary().join("\n")
+        };
+        assert_eq!(summary(""), "policy `prefix-cache` decides for all requests");
+        assert_eq!(
+            summary("router.canary.policy = {name = 'lodestar'}"),
+            "baseline: policy `prefix-cache` decides for 100 % of the sessions\n\
+             canary: policy `lodestar` only watches"
+        );
+        assert_eq!(
+            summary("router.canary = {policy = {name = 'lodestar'}, rollout_percent = 2.5}"),
+            "baseline: policy `prefix-cache` decides for 97.5 % of the sessions\n\
+             canary: policy `lodestar` decides for 2.5 % of the sessions; SIGUSR1 stops it"
+        );
+    }
+
+    #[test]
     fn what_has_no_effect_is_said() {
         let text =
             "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2', kv_replay = 'tcp://a:3'}]";
@@ -491,6 +615,37 @@ mod tests {
                 "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2'}]\n\
                  router = {policy = {name = 'dynamo'}, information = 'deployed'}",
                 "give every instance its `kv_events`",
+            ),
+        ] {
+            let message = check(text);
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_canary_is_named() {
+        for (text, part) in [
+            (
+                "instances = [{url = 'http://a:1'}]\nrouter.canary = {policy = {name = 'random'}, rollout_percent = 101}",
+                "`router.canary.rollout_percent` is 101; it must be from 0 to 100",
+            ),
+            (
+                "instances = [{url = 'http://a:1'}]\nrouter.canary = {policy = {name = 'random'}, checkpoint = 'c.json'}",
+                "`router.canary.checkpoint`: policy `random` keeps nothing",
+            ),
+            (
+                "instances = [{url = 'http://a:1'}]\n[router]\npolicy = {name = 'lodestar'}\ncheckpoint = 'c.json'\n\
+                 canary = {policy = {name = 'lodestar'}, checkpoint = 'c.json'}",
+                "are the same file",
+            ),
+            (
+                "admin.token_env = 'T'\nrouter.information = 'deployed'\nrouter.canary.policy = {name = 'dynamo'}",
+                "policy `dynamo` with information \"deployed\"",
+            ),
+            (
+                "discovery.dns = {host = 'b', port = 1}\nrouter.information = 'deployed'\n\
+                 router.canary.policy = {name = 'dynamo'}",
+                "policy `dynamo` with information \"deployed\"",
             ),
         ] {
             let message = check(text);

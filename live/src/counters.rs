@@ -4,11 +4,12 @@
 //! Predicted and real prefix hits stand side by side, so that a router whose knowledge of caches is wrong can be
 //! seen to be.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::dispatcher::Dispatcher;
+use crate::arms::{Arm, Stop};
+use crate::dispatcher::{CanaryState, Dispatcher};
 use crate::queue::Queue;
 
 /// Upper bounds in seconds, as vLLM's `time_to_first_token_seconds`.
@@ -51,17 +52,48 @@ pub(crate) struct Counters {
     /// Models that were trained and are in use, and those that were lost on the way.
     pub(crate) models: Counter,
     pub(crate) lost_models: Counter,
-    ttft: [Counter; TTFT_BOUNDS_S.len() + 1],
-    ttft_micros: Counter,
+    ttft: Histogram,
+    /// Of what each router decided.
+    arms: [ArmCounters; 2],
+}
+
+/// Of the attempts that one router decided.
+#[derive(Debug, Default)]
+pub(crate) struct ArmCounters {
+    pub(crate) finished: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) aborted: Counter,
+    ttft: Histogram,
+}
+
+/// Times to first token.
+#[derive(Debug, Default)]
+struct Histogram {
+    counts: [Counter; TTFT_BOUNDS_S.len() + 1],
+    micros: Counter,
+}
+
+impl Histogram {
+    fn add(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let bucket = TTFT_BOUNDS_S.partition_point(|bound| *bound < seconds);
+        self.counts[bucket].add(1);
+        self.micros.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
 }
 
 impl Counters {
-    /// A first token came so long after its request.
-    pub(crate) fn first_token(&self, after: Duration) {
-        let seconds = after.as_secs_f64();
-        let bucket = TTFT_BOUNDS_S.partition_point(|bound| *bound < seconds);
-        self.ttft[bucket].add(1);
-        self.ttft_micros.add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
+    /// A first token came so long after the decision.
+    pub(crate) fn first_token(&self, arm: Arm, after: Duration) {
+        self.ttft.add(after);
+        self.of(arm).ttft.add(after);
+    }
+
+    pub(crate) const fn of(&self, arm: Arm) -> &ArmCounters {
+        match arm {
+            Arm::Baseline => &self.arms[0],
+            Arm::Canary => &self.arms[1],
+        }
     }
 }
 
@@ -116,8 +148,45 @@ pub(crate) fn page(dispatcher: &Dispatcher, queue: &Queue) -> String {
     let models = models.map(|(outcome, count)| (label("outcome", outcome), count.get()));
     family(&mut page, "models_total", "Models that were trained, by what became of them", &models);
     instances(&mut page, dispatcher);
-    ttft(&mut page, counters);
+    ttft(&mut page, "time_to_first_token_seconds", &[("", &counters.ttft)]);
+    if let Some(state) = dispatcher.canary() {
+        canary(&mut page, counters, &state);
+    }
     page
+}
+
+/// The two routers side by side, and how they see the same requests.
+fn canary(page: &mut String, counters: &Counters, canary: &CanaryState) {
+    let arms = Arm::BOTH.map(|arm| (arm.as_str(), counters.of(arm)));
+    let mut attempts = Vec::new();
+    for (name, arm) in arms {
+        let outcomes =
+            [("finished", &arm.finished), ("failed", &arm.failed), ("aborted", &arm.aborted)];
+        attempts.extend(outcomes.map(|(outcome, count)| {
+            (format!("{{arm=\"{name}\",outcome=\"{outcome}\"}}"), count.get())
+        }));
+    }
+    family(page, "arm_attempts_total", "Attempts, by who decided and how they ended", &attempts);
+    let times = arms.map(|(name, arm)| (name, &arm.ttft));
+    ttft(page, "arm_time_to_first_token_seconds", &times);
+    let percent = [(String::new(), canary.percent)];
+    family(page, "canary_percent", "Sessions in a hundred for which the canary decides", &percent);
+    let stopped = canary.stopped.as_ref().map(|stopped| stopped.why);
+    let stops = [Stop::Operator, Stop::Errors, Stop::Ttft, Stop::Panic]
+        .map(|why| (label("reason", why.as_str()), u64::from(stopped == Some(why))));
+    family(page, "canary_stops_total", "Whether the canary was stopped, and why", &stops);
+    let views = canary.views;
+    let agreed = [("true", views.agreed), ("false", views.disagreed)];
+    let agreed = agreed.map(|(agrees, count)| (label("agrees", agrees), count));
+    let help = "Decisions, by whether both would choose the same instance";
+    family(page, "canary_decisions_total", help, &agreed);
+    let predicted = [(String::new(), views.predicted)];
+    let help = "Decisions for which the canary predicts a TTFT at both choices";
+    family(page, "canary_predictions_total", help, &predicted);
+    let seconds = [("baseline", views.baseline_s), ("canary", views.canary_s)];
+    let seconds = seconds.map(|(choice, secs)| (label("choice", choice), secs));
+    let help = "Of those, the sum of its predictions, by whose choice";
+    family(page, "canary_predicted_ttft_seconds_total", help, &seconds);
 }
 
 fn instances(page: &mut String, dispatcher: &Dispatcher) {
@@ -147,7 +216,7 @@ fn label(name: &str, value: &str) -> String {
     format!("{{{name}=\"{value}\"}}")
 }
 
-fn family(page: &mut String, name: &str, help: &str, samples: &[(String, u64)]) {
+fn family<V: Display>(page: &mut String, name: &str, help: &str, samples: &[(String, V)]) {
     let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
     let _ = writeln!(page, "# HELP lodestar_{name} {help}\n# TYPE lodestar_{name} {kind}");
     for (labels, value) in samples {
@@ -155,18 +224,26 @@ fn family(page: &mut String, name: &str, help: &str, samples: &[(String, u64)]) 
     }
 }
 
-fn ttft(page: &mut String, counters: &Counters) {
-    const NAME: &str = "lodestar_time_to_first_token_seconds";
-    let _ = writeln!(page, "# HELP {NAME} From the decision to the first event of a stream");
-    let _ = writeln!(page, "# TYPE {NAME} histogram");
-    let mut sum = 0;
-    for (index, count) in counters.ttft.iter().enumerate() {
-        sum += count.get();
-        let bound = TTFT_BOUNDS_S.get(index).map_or_else(|| "+Inf".to_owned(), f64::to_string);
-        let _ = writeln!(page, "{NAME}_bucket{{le=\"{bound}\"}} {sum}");
+/// A histogram for each arm, or one without a name.
+fn ttft(page: &mut String, name: &str, histograms: &[(&str, &Histogram)]) {
+    let name = format!("lodestar_{name}");
+    let _ = writeln!(page, "# HELP {name} From the decision to the first event of a stream");
+    let _ = writeln!(page, "# TYPE {name} histogram");
+    for (arm, histogram) in histograms {
+        let (alone, first) = if arm.is_empty() {
+            (String::new(), String::new())
+        } else {
+            (label("arm", arm), format!("arm=\"{arm}\","))
+        };
+        let mut sum = 0;
+        for (index, count) in histogram.counts.iter().enumerate() {
+            sum += count.get();
+            let bound = TTFT_BOUNDS_S.get(index).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+            let _ = writeln!(page, "{name}_bucket{{{first}le=\"{bound}\"}} {sum}");
+        }
+        let seconds = Duration::from_micros(histogram.micros.get()).as_secs_f64();
+        let _ = writeln!(page, "{name}_sum{alone} {seconds}\n{name}_count{alone} {sum}");
     }
-    let seconds = Duration::from_micros(counters.ttft_micros.get()).as_secs_f64();
-    let _ = writeln!(page, "{NAME}_sum {seconds}\n{NAME}_count {sum}");
 }
 
 #[cfg(test)]
@@ -177,10 +254,10 @@ mod tests {
     fn buckets_add_up() {
         let counters = Counters::default();
         for millis in [0, 1, 2, 30, 100_000] {
-            counters.first_token(Duration::from_millis(millis));
+            counters.first_token(Arm::Canary, Duration::from_millis(millis));
         }
         let mut page = String::new();
-        ttft(&mut page, &counters);
+        ttft(&mut page, "s", &[("", &counters.ttft), ("canary", &counters.of(Arm::Canary).ttft)]);
         for line in [
             "_bucket{le=\"0.001\"} 2\n",
             "_bucket{le=\"0.005\"} 3\n",
@@ -188,6 +265,8 @@ mod tests {
             "_bucket{le=\"+Inf\"} 5\n",
             "_sum 100.033\n",
             "_count 5\n",
+            "_bucket{arm=\"canary\",le=\"0.005\"} 3\n",
+            "_count{arm=\"canary\"} 5\n",
         ] {
             assert!(page.contains(line), "{page}");
         }

@@ -16,6 +16,7 @@ use lodestar_router::LogEntry;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::arms::Arm;
 use crate::dispatcher::Dispatcher;
 
 /// Time between two batches.
@@ -36,15 +37,18 @@ pub struct DecisionLogError {
 /// One log, from the start of the proxy to its end.
 #[derive(Debug)]
 pub(crate) struct DecisionLog {
+    /// Whose it is.
+    arm: Arm,
     batches: SyncSender<Vec<LogEntry>>,
     writer: JoinHandle<()>,
 }
 
 impl DecisionLog {
     /// A new file in `folder`, named after the time.
-    pub(crate) fn create(folder: &Path) -> Result<Self, DecisionLogError> {
+    pub(crate) fn create(folder: &Path, arm: Arm) -> Result<Self, DecisionLogError> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let path = folder.join(format!("decisions-{}.jsonl", since_epoch.as_millis()));
+        let suffix = if arm == Arm::Canary { "-canary" } else { "" };
+        let path = folder.join(format!("decisions-{}{suffix}.jsonl", since_epoch.as_millis()));
         let open = || OpenOptions::new().write(true).create_new(true).open(&path);
         let file = create_dir_all(folder).and_then(|()| open());
         let file = file.map_err(|error| DecisionLogError { path: path.clone(), error })?;
@@ -61,7 +65,7 @@ impl DecisionLog {
                 }
             })
             .map_err(|error| DecisionLogError { path, error })?;
-        Ok(Self { batches, writer })
+        Ok(Self { arm, batches, writer })
     }
 
     /// Takes entries to the writer for ever.
@@ -73,7 +77,7 @@ impl DecisionLog {
 
     /// Takes what there is to the writer. Answers whether it can take more.
     fn pass_on(&self, dispatcher: &Dispatcher) -> bool {
-        let entries = dispatcher.take_log();
+        let entries = dispatcher.take_log(self.arm);
         if entries.is_empty() {
             return true;
         }
@@ -85,7 +89,7 @@ impl DecisionLog {
             // The writer has said why.
             Err(TrySendError::Disconnected(_)) => {}
         }
-        dispatcher.stop_recording();
+        dispatcher.stop_recording(self.arm);
         false
     }
 

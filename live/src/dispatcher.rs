@@ -9,19 +9,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use lodestar_router::{
-    Checkpoint, CheckpointError, Decision, Event, Instance, InstanceId, InstanceMetrics,
+    Checkpoint, CheckpointError, Decision, Event, Fleet, Instance, InstanceId, InstanceMetrics,
     InstanceNames, InstanceSpec, Learning, Load, LogEntry, Objective, PolicyConfig, Reason,
     Rejected, Request, RequestId, Router, RouterConfig, Scraped, Time, TrainingJob, Usage,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::arms::{Arm, Arms, Stop, Stopped, Views};
 use crate::backend::Backend;
 use crate::counters::Counters;
 use crate::progress::Progress;
 use crate::prompt::Prompt;
 use crate::ramp::{RAMP, most_requests};
 use crate::trainer::{Trainer, Training};
+use crate::verdict::Evidence;
 
 /// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
 /// lock a token would be many.
@@ -36,13 +38,29 @@ pub(crate) struct Dispatcher {
     /// How many instances can be chosen.
     present: watch::Sender<usize>,
     trainer: Trainer,
+    /// What speaks for and against the canary, if there is one. Nobody waits for `state` while holding it.
+    trial: Option<Mutex<Trial>>,
     state: Mutex<State>,
+}
+
+/// What is known of the canary beside the policy that the baseline has now.
+#[derive(Debug)]
+struct Trial {
+    /// Attempts that were decided before it say something of another policy.
+    since: Instant,
+    evidence: Evidence,
+}
+
+impl Trial {
+    fn new() -> Self {
+        Self { since: Instant::now(), evidence: Evidence::default() }
+    }
 }
 
 #[derive(Debug)]
 struct State {
-    router: Router,
-    /// Of the router, with the policy and the objective that it has now.
+    router: Arms,
+    /// Of the baseline, with the policy and the objective that it has now.
     config: RouterConfig,
     members: BTreeMap<InstanceId, Arc<Member>>,
     /// Members that get their share little by little.
@@ -83,6 +101,18 @@ impl State {
         let expected = self.expected.iter().map(|(url, &id)| (id, url.clone()));
         members.chain(expected).collect()
     }
+
+    /// Whether everybody who decides knows of itself what to do with a new instance.
+    fn knows_cold(&self) -> bool {
+        let knows = |config: &RouterConfig| matches!(config.policy, PolicyConfig::Lodestar(_));
+        let canary = self.router.canary().filter(|canary| canary.percent() > 0.0);
+        knows(&self.config) && canary.is_none_or(|canary| knows(canary.config()))
+    }
+
+    /// Instances and what they owe, by the books of the baseline. Those of a canary say the same.
+    fn fleet(&self) -> &Fleet {
+        self.router.baseline().fleet()
+    }
 }
 
 impl Member {
@@ -107,22 +137,15 @@ impl Member {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(config: RouterConfig, seed: u64) -> Self {
-        Self::with(config.clone(), Router::new(config, seed))
-    }
-
-    /// With a router that writes everything down, for [`take_log`](Self::take_log).
-    pub(crate) fn recording(config: RouterConfig, seed: u64) -> Self {
-        Self::with(config.clone(), Router::recording(config, seed))
-    }
-
-    fn with(config: RouterConfig, router: Router) -> Self {
+    /// With routers, of which the baseline has this configuration.
+    pub(crate) fn new(config: RouterConfig, router: Arms) -> Self {
         Self {
             origin: Instant::now(),
             block_tokens: config.block_tokens,
             counters: Counters::default(),
             present: watch::Sender::new(0),
             trainer: Trainer::Thread,
+            trial: router.canary().map(|_| Mutex::new(Trial::new())),
             state: Mutex::new(State {
                 router,
                 config,
@@ -147,17 +170,25 @@ impl Dispatcher {
         self.block_tokens
     }
 
-    /// How it decides now.
+    /// How the baseline decides now.
     pub(crate) fn router_config(&self) -> RouterConfig {
         self.lock().1.config.clone()
     }
 
-    /// How learning goes, if the policy learns.
-    pub(crate) fn learning(&self) -> Option<Learning> {
-        self.lock().1.router.learning()
+    /// Of each router.
+    pub(crate) fn router_configs(&self) -> Vec<RouterConfig> {
+        let (_, state) = self.lock();
+        let canary = state.router.canary().map(|canary| canary.config().clone());
+        [state.config.clone()].into_iter().chain(canary).collect()
     }
 
-    /// Has another policy decide from now on, which goes on from what was `learned`. Requests under way stay where they are.
+    /// How learning goes, if the policy of the baseline learns.
+    pub(crate) fn learning(&self) -> Option<Learning> {
+        self.lock().1.router.baseline().learning()
+    }
+
+    /// Has the baseline decide by another policy from now on, which goes on from what was `learned`. Requests under way stay
+    /// where they are.
     pub(crate) fn switch(
         &self,
         policy: &PolicyConfig,
@@ -170,22 +201,32 @@ impl Dispatcher {
             // The old policy goes only if the new one takes it.
             Router::new(config.clone(), 0).restore(now, learned, &names)?;
         }
-        state.router.set_policy(policy);
-        if let Some(learned) = learned {
-            state.router.restore(now, learned, &names)?;
-        }
+        state.router.baseline_mut().set_policy(policy);
         state.config = config;
+        self.try_anew();
+        if let Some(learned) = learned {
+            state.router.restore(now, Arm::Baseline, learned, &names)?;
+        }
         Ok(())
     }
 
-    /// Has the policy pursue another objective, or answers the name of one that has none.
+    /// The baseline is another one from now on: what the canary was compared with counts no more. To be called while the state
+    /// is locked, so that each attempt is on one side of this.
+    fn try_anew(&self) {
+        if let Some(trial) = &self.trial {
+            *trial.lock().unwrap_or_else(PoisonError::into_inner) = Trial::new();
+        }
+    }
+
+    /// Has the policy of the baseline pursue another objective, or answers the name of one that has none.
     pub(crate) fn set_objective(&self, objective: Objective) -> Result<(), String> {
         let (_, mut state) = self.lock();
         let PolicyConfig::Lodestar(params) = &mut state.config.policy else {
             return Err(state.config.policy.name().into_owned());
         };
         params.objective = objective;
-        state.router.set_objective(objective);
+        state.router.baseline_mut().set_objective(objective);
+        self.try_anew();
         Ok(())
     }
 
@@ -201,19 +242,16 @@ impl Dispatcher {
     pub(crate) fn observe(self: &Arc<Self>, event: &Event<'_>) {
         let (now, mut state) = self.lock();
         state.router.observe(now, event);
-        if state.router.next_wakeup().is_some_and(|wakeup| wakeup <= now) {
-            state.router.observe(now, &Event::Timer);
-        }
-        let job = state.router.training_job(now);
+        let jobs = state.router.training_jobs(now);
         drop(state);
-        if let Some(job) = job {
-            self.train(job);
+        for (arm, job) in jobs {
+            self.train(arm, job);
         }
     }
 
-    /// Trains away from requests: the router gives out one job at a time. Without a runtime, as in tests of this file,
+    /// Trains away from requests: a router gives out one job at a time. Without a runtime, as in tests of this file,
     /// nobody trains.
-    fn train(self: &Arc<Self>, job: TrainingJob) {
+    fn train(self: &Arc<Self>, arm: Arm, job: TrainingJob) {
         let Ok(runtime) = Handle::try_current() else { return };
         let dispatcher = Arc::clone(self);
         runtime.spawn(async move {
@@ -222,44 +260,77 @@ impl Dispatcher {
             let counters = &dispatcher.counters;
             let count = if model.is_some() { &counters.models } else { &counters.lost_models };
             let (now, mut state) = dispatcher.lock();
-            match model {
-                Some(model) => state.router.install(now, model),
-                None => state.router.abandon_training(policy_number),
-            }
+            state.router.trained(now, arm, policy_number, model);
             drop(state);
             count.add(1);
         });
     }
 
-    /// What the router has written down since the last time.
-    pub(crate) fn take_log(&self) -> Vec<LogEntry> {
-        self.lock().1.router.take_log()
+    /// What a router has written down since the last time.
+    pub(crate) fn take_log(&self, arm: Arm) -> Vec<LogEntry> {
+        self.lock().1.router.take_log(arm)
     }
 
-    /// Has the router write down no more.
-    pub(crate) fn stop_recording(&self) {
-        self.lock().1.router.stop_recording();
+    /// Has a router write down no more.
+    pub(crate) fn stop_recording(&self, arm: Arm) {
+        self.lock().1.router.stop_recording(arm);
     }
 
-    /// Goes on from a checkpoint, in which instances have their URLs as names; before any of them has joined.
+    /// Has a router go on from a checkpoint, in which instances have their URLs as names; before any of them has joined.
     pub(crate) fn restore<'a>(
         &self,
+        arm: Arm,
         checkpoint: &Checkpoint,
         urls: impl Iterator<Item = &'a str>,
     ) -> Result<(), CheckpointError> {
-        let (now, mut state) = self.lock();
-        let ids = (state.next_instance..).map(InstanceId);
-        let names: InstanceNames = ids.zip(urls.map(str::to_owned)).collect();
-        state.router.restore(now, checkpoint, &names)?;
-        state.next_instance += names.len() as u32;
-        state.expected = names.into_iter().map(|(id, url)| (url, id)).collect();
-        Ok(())
+        let (now, mut guard) = self.lock();
+        let state = &mut *guard;
+        let mut names = InstanceNames::new();
+        for url in urls {
+            let id = state.expected.entry(url.to_owned()).or_insert_with(|| {
+                state.next_instance += 1;
+                InstanceId(state.next_instance - 1)
+            });
+            names.insert(*id, url.to_owned());
+        }
+        state.router.restore(now, arm, checkpoint, &names)
     }
 
-    /// What has been learned so far, if the policy keeps that.
-    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
+    /// What a router has learned so far, if its policy keeps that.
+    pub(crate) fn checkpoint(&self, arm: Arm) -> Option<Checkpoint> {
         let (_, state) = self.lock();
-        state.router.checkpoint(&state.names())
+        state.router.checkpoint(arm, &state.names())
+    }
+
+    /// The baseline decides everything from now on. Answers whether that is new.
+    pub(crate) fn stop_canary(&self, why: Stop, evidence: &str) -> bool {
+        self.lock().1.router.stop_canary(why, evidence)
+    }
+
+    /// Adds to what is known of the canary, by what became of an attempt that was decided then, and stops it if that is too bad.
+    fn judge(&self, routed_at: Instant, add: impl FnOnce(&mut Evidence)) {
+        let Some(trial) = &self.trial else { return };
+        let mut trial = trial.lock().unwrap_or_else(PoisonError::into_inner);
+        if routed_at < trial.since {
+            return;
+        }
+        add(&mut trial.evidence);
+        if let Some((why, complaint)) = trial.evidence.verdict() {
+            trial.evidence = Evidence::default();
+            drop(trial);
+            self.stop_canary(why, &complaint);
+        }
+    }
+
+    /// How it stands with the canary, if there is one.
+    pub(crate) fn canary(&self) -> Option<CanaryState> {
+        let (_, state) = self.lock();
+        let canary = state.router.canary()?;
+        Some(CanaryState {
+            percent: canary.percent(),
+            stopped: canary.stopped().cloned(),
+            views: canary.views(),
+        })
     }
 
     /// The instance may be chosen from now on.
@@ -272,9 +343,7 @@ impl Dispatcher {
         let (progress, presence) = (Progress::default(), watch::Sender::new(Presence::Here));
         let member = Arc::new(Member { id, backend, progress, since: Instant::now(), presence });
         let is_fleet_running = state.members.values().any(|member| member.since.elapsed() >= RAMP);
-        // That policy knows of itself what to do with a new instance.
-        let knows_cold = matches!(state.config.policy, PolicyConfig::Lodestar(_));
-        if member.backend.is_on_trial() || (is_fleet_running && !knows_cold) {
+        if member.backend.is_on_trial() || (is_fleet_running && !state.knows_cold()) {
             state.ramping.push(Arc::clone(&member));
         }
         state.members.insert(id, Arc::clone(&member));
@@ -325,21 +394,24 @@ impl Dispatcher {
             request.prompt_tokens = longest_accepted_tokens;
             let blocks = (longest_accepted_tokens / self.block_tokens) as usize;
             request.block_hashes = &prompt.blocks[..blocks.min(prompt.blocks.len())];
-            decision = state.router.route_avoiding(now, &request, avoid);
+            decision = state.router.route(now, &request, avoid);
         }
-        let decision = decision.inspect_err(|_| self.counters.rejected.add(1))?;
+        let (arm, decision) = decision.inspect_err(|_| self.counters.rejected.add(1))?;
         *state.decisions.entry(decision.reason).or_default() += 1;
         let member = Arc::clone(&state.members[&decision.instance]);
         state.router.observe(now, &Event::Dispatched { request: id });
+        // Still locked: before or after a change of the policy, and not in between.
+        let routed_at = Instant::now();
         drop(state);
         member.backend.begun();
         Ok(Ticket {
             dispatcher: Arc::clone(self),
             member,
             request: id,
+            arm,
             prompt_tokens: request.prompt_tokens,
             predicted_cached_tokens: decision.prefix_hit_tokens,
-            routed_at: Instant::now(),
+            routed_at,
             reported: 0,
             open: true,
         })
@@ -383,21 +455,27 @@ impl Dispatcher {
     /// Requests that are under way at an instance.
     pub(crate) fn requests_at(&self, instance: InstanceId) -> u32 {
         let (_, state) = self.lock();
-        state.router.fleet().get(instance).map_or(0, |instance| instance.load.requests)
+        state.fleet().get(instance).map_or(0, |instance| instance.load.requests)
     }
 
     /// What the router knows of each of [`Self::members`].
     pub(crate) fn fleet(&self) -> Vec<(Arc<Member>, Instance)> {
         let (_, state) = self.lock();
-        let known = |id| state.router.fleet().get(id).copied();
+        let known = |id| state.fleet().get(id).copied();
         let members = state.members.iter();
         members.filter_map(|(&id, member)| Some((Arc::clone(member), known(id)?))).collect()
     }
 
     /// What each of [`Self::members`] owes.
     pub(crate) fn loads(&self) -> Vec<(Arc<Member>, Load)> {
+        self.loads_of(Arm::Baseline)
+    }
+
+    /// The same by one router's books; nothing if it does not exist.
+    pub(crate) fn loads_of(&self, arm: Arm) -> Vec<(Arc<Member>, Load)> {
         let (_, state) = self.lock();
-        let load = |id| state.router.fleet().get(id).map(|instance| instance.load);
+        let Some(fleet) = state.router.fleet(arm) else { return Vec::new() };
+        let load = |id| fleet.get(id).map(|instance| instance.load);
         let members = state.members.iter();
         members.map(|(&id, member)| (Arc::clone(member), load(id).unwrap_or_default())).collect()
     }
@@ -410,21 +488,30 @@ impl State {
         now: Time,
         request: &Request<'_>,
         avoid: &[InstanceId],
-    ) -> Result<Decision, Rejected> {
+    ) -> Result<(Arm, Decision), Rejected> {
         self.ramping.retain(|member| member.most_requests().is_some());
         let has_enough = |member: &Arc<Member>| {
-            let load = self.router.fleet().get(member.id).map_or(0, |it| it.load.requests);
+            let load = self.fleet().get(member.id).map_or(0, |it| it.load.requests);
             member.most_requests().is_some_and(|most| load >= most).then_some(member.id)
         };
         let mut all: Vec<_> = self.ramping.iter().filter_map(has_enough).collect();
         if !all.is_empty() {
             all.extend_from_slice(avoid);
-            if let Ok(decision) = self.router.route_avoiding(now, request, &all) {
+            if let Ok(decision) = self.router.route(now, request, &all) {
                 return Ok(decision);
             }
         }
-        self.router.route_avoiding(now, request, avoid)
+        self.router.route(now, request, avoid)
     }
+}
+
+/// How it stands with the canary.
+#[derive(Clone, Debug)]
+pub(crate) struct CanaryState {
+    /// Sessions in a hundred for which it decides now.
+    pub(crate) percent: f64,
+    pub(crate) stopped: Option<Stopped>,
+    pub(crate) views: Views,
 }
 
 /// One attempt to serve a request: the right and the duty to say how it ended. Dropped without a word, the
@@ -434,6 +521,8 @@ pub(crate) struct Ticket {
     dispatcher: Arc<Dispatcher>,
     member: Arc<Member>,
     request: RequestId,
+    /// Who decided.
+    arm: Arm,
     /// As the router counts them.
     prompt_tokens: u32,
     predicted_cached_tokens: u32,
@@ -459,7 +548,10 @@ impl Ticket {
         self.member.progress.moved();
         let first = self.reported == 0 && output_tokens > 0;
         if first {
-            self.dispatcher.counters.first_token(self.routed_at.elapsed());
+            let ttft = self.routed_at.elapsed();
+            self.dispatcher.counters.first_token(self.arm, ttft);
+            let secs = ttft.as_secs_f64();
+            self.judge(|evidence| evidence.first_token(self.arm, secs));
             self.dispatcher.observe(&Event::FirstToken { request: self.request });
             self.reported = 1;
         }
@@ -485,11 +577,23 @@ impl Ticket {
         let usage = said.unwrap_or(Usage { prompt_tokens, cached_tokens: None, output_tokens });
         counters.output_tokens.add(u64::from(usage.output_tokens));
         self.end(&Event::Finished { request: self.request, usage });
+        self.judge(|evidence| evidence.ended(self.arm, false));
     }
 
     /// The instance did not take the request.
     pub(crate) fn failed(mut self) {
         self.end(&Event::DispatchFailed { request: self.request });
+        self.judge(|evidence| evidence.ended(self.arm, true));
+    }
+
+    /// The instance has failed in the middle of the answer.
+    pub(crate) fn broke_off(mut self) {
+        self.end(&Event::Aborted { request: self.request });
+        self.judge(|evidence| evidence.ended(self.arm, true));
+    }
+
+    fn judge(&self, add: impl FnOnce(&mut Evidence)) {
+        self.dispatcher.judge(self.routed_at, add);
     }
 
     fn end(&mut self, event: &Event<'_>) {
@@ -498,14 +602,15 @@ impl Ticket {
         }
         self.member.backend.ended();
         let counters = &self.dispatcher.counters;
-        let counter = if matches!(event, Event::Finished { .. }) {
-            &counters.finished
+        let arm = counters.of(self.arm);
+        let both = if matches!(event, Event::Finished { .. }) {
+            [&counters.finished, &arm.finished]
         } else if matches!(event, Event::DispatchFailed { .. }) {
-            &counters.failed
+            [&counters.failed, &arm.failed]
         } else {
-            &counters.aborted
+            [&counters.aborted, &arm.aborted]
         };
-        counter.add(1);
+        both.iter().for_each(|counter| counter.add(1));
         self.dispatcher.observe(event);
     }
 }
@@ -524,8 +629,16 @@ mod tests {
         InstanceSpec { kv_capacity_tokens: 100_000, max_model_len_tokens: 4096 };
 
     fn dispatcher(instances: usize) -> Arc<Dispatcher> {
-        let dispatcher =
-            Arc::new(Dispatcher::new(RouterConfig::new(PolicyConfig::LeastRequest), 1));
+        with_canary(instances, 0.0)
+    }
+
+    /// With a canary that decides for so many requests in a hundred.
+    fn with_canary(instances: usize, percent: f64) -> Arc<Dispatcher> {
+        let [config, canary] =
+            [PolicyConfig::LeastRequest, PolicyConfig::RoundRobin].map(RouterConfig::new);
+        let router = |config: &RouterConfig| Router::new(config.clone(), 1);
+        let arms = Arms::new(router(&config)).with_canary(router(&canary), canary, percent);
+        let dispatcher = Arc::new(Dispatcher::new(config, arms));
         for port in 0..instances {
             let backend = Backend::parse(&format!("http://127.0.0.1:{}", 1 + port)).unwrap();
             dispatcher.join(Arc::new(backend), SPEC);
@@ -534,13 +647,17 @@ mod tests {
     }
 
     fn owed(dispatcher: &Dispatcher) -> Vec<Load> {
-        dispatcher.loads().into_iter().map(|(_, load)| load).collect()
+        owed_of(dispatcher, Arm::Baseline)
+    }
+
+    fn owed_of(dispatcher: &Dispatcher, arm: Arm) -> Vec<Load> {
+        dispatcher.loads_of(arm).into_iter().map(|(_, load)| load).collect()
     }
 
     /// Many threads, every way to end, an instance that leaves and others that come.
     #[test]
     fn however_requests_end_nothing_stays_reserved() {
-        let dispatcher = dispatcher(3);
+        let dispatcher = with_canary(3, 30.0);
         let work = |thread: usize| {
             let dispatcher = &dispatcher;
             move || {
@@ -572,7 +689,9 @@ mod tests {
             let threads: Vec<_> = (0..4).map(|thread| scope.spawn(work(thread))).collect();
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         });
-        assert_eq!(owed(&dispatcher), [Load::default(); 3]);
+        for arm in Arm::BOTH {
+            assert_eq!(owed_of(&dispatcher, arm), [Load::default(); 3]);
+        }
     }
 
     #[test]
@@ -601,13 +720,16 @@ mod tests {
     /// It hung, and says that it is well again.
     #[test]
     fn an_instance_on_trial_gets_one_request_until_it_has_served_one() {
-        let dispatcher = dispatcher(2);
+        [0.0, 50.0, 100.0].iter().for_each(|&percent| on_trial(&with_canary(2, percent)));
+    }
+
+    fn on_trial(dispatcher: &Arc<Dispatcher>) {
         let member = Arc::clone(&dispatcher.members()[1]);
         member.backend.hung();
         dispatcher.leave(member.id, true);
         let member = dispatcher.join(Arc::clone(&member.backend), SPEC);
         let route = || dispatcher.route(&Prompt { tokens: 9, ..Prompt::default() }, &[]).unwrap();
-        let requests = || owed(&dispatcher).iter().map(|load| load.requests).collect::<Vec<_>>();
+        let requests = || owed(dispatcher).iter().map(|load| load.requests).collect::<Vec<_>>();
         let tickets: Vec<_> = (0..10).map(|_| route()).collect();
         assert_eq!(requests(), [9, 1]);
         member.backend.succeeded();
@@ -622,6 +744,72 @@ mod tests {
         dispatcher.join(Arc::clone(&member.backend), SPEC);
         let tickets: Vec<_> = (0..10).map(|_| route()).collect();
         assert!(tickets.iter().all(|ticket| ticket.member().backend.is_on_trial()));
+    }
+
+    /// Finishes, or fails if `is_bad` says so of the side; answers whose request it was.
+    fn serve(dispatcher: &Arc<Dispatcher>, is_bad: impl FnOnce(Arm) -> bool) -> Arm {
+        let ticket = dispatcher.route(&Prompt { tokens: 9, ..Prompt::default() }, &[]).unwrap();
+        let arm = ticket.arm;
+        if is_bad(arm) {
+            ticket.failed();
+        } else {
+            ticket.finished(None, 3);
+        }
+        arm
+    }
+
+    fn why_stopped(dispatcher: &Dispatcher) -> Option<Stop> {
+        dispatcher.canary().unwrap().stopped.map(|stopped| stopped.why)
+    }
+
+    #[test]
+    fn a_canary_whose_requests_fail_is_stopped_and_one_whose_do_not_is_not() {
+        let dispatcher = with_canary(3, 30.0);
+        for number in 0..4_000 {
+            // Both fail now and then.
+            serve(&dispatcher, |_| number % 50 == 0);
+        }
+        assert_eq!(why_stopped(&dispatcher), None);
+        for _ in 0..4_000 {
+            serve(&dispatcher, |arm| arm == Arm::Canary);
+        }
+        assert_eq!(why_stopped(&dispatcher), Some(Stop::Errors));
+        assert!(dispatcher.canary().unwrap().percent <= 0.0);
+        let failed = dispatcher.counters().of(Arm::Canary).failed.get();
+        assert!(failed < 400, "{failed} before it was stopped");
+        assert!((0..100).all(|_| serve(&dispatcher, |_| false) == Arm::Baseline));
+    }
+
+    /// What the canary was worse than may have been better than what decides now.
+    #[test]
+    fn another_policy_is_compared_anew() {
+        let all = |dispatcher: &Arc<Dispatcher>, requests| {
+            for _ in 0..requests {
+                serve(dispatcher, |arm| arm == Arm::Canary);
+            }
+        };
+        // So many that one more of each arm would be enough.
+        let enough = {
+            let dispatcher = with_canary(2, 50.0);
+            let stops = |_: &i32| {
+                all(&dispatcher, 1);
+                why_stopped(&dispatcher).is_some()
+            };
+            (1..).find(stops).unwrap()
+        };
+        let dispatcher = with_canary(2, 50.0);
+        all(&dispatcher, enough - 1);
+        let route = || dispatcher.route(&Prompt { tokens: 9, ..Prompt::default() }, &[]).unwrap();
+        let under_way: Vec<_> = (0..2 * enough).map(|_| route()).collect();
+        dispatcher.switch(&PolicyConfig::Random, None).unwrap();
+        under_way.into_iter().filter(|ticket| ticket.arm == Arm::Canary).for_each(Ticket::failed);
+        assert_eq!(why_stopped(&dispatcher), None, "these say nothing of the policy of now");
+        all(&dispatcher, 100);
+        assert_eq!(why_stopped(&dispatcher), None, "too few of each");
+        all(&dispatcher, 2 * enough);
+        assert_eq!(why_stopped(&dispatcher), Some(Stop::Errors));
+        assert_eq!(dispatcher.router_config().policy, PolicyConfig::Random);
+        assert_eq!(dispatcher.router_configs()[1].policy, PolicyConfig::RoundRobin);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Keeps what the router learns in a file while the proxy runs.
+//! Keeps what a router learns in a file while the proxy runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +8,7 @@ use lodestar_router::Checkpoint;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use crate::arms::Arm;
 use crate::checkpoint_file::{CheckpointFileError, read_checkpoint, write_checkpoint};
 use crate::dispatcher::Dispatcher;
 
@@ -18,12 +19,14 @@ const PERIOD: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Keeper {
     path: PathBuf,
+    /// Whose it is.
+    pub(crate) arm: Arm,
     writing: Mutex<()>,
 }
 
 impl Keeper {
-    pub(crate) fn new(path: &Path) -> Arc<Self> {
-        Arc::new(Self { path: path.to_owned(), writing: Mutex::new(()) })
+    pub(crate) fn new(path: &Path, arm: Arm) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), arm, writing: Mutex::new(()) })
     }
 
     /// What is in the file, if there is one.
@@ -40,9 +43,9 @@ impl Keeper {
         let path = &self.path;
         let Some(checkpoint) = self.read()? else { return Ok(()) };
         dispatcher
-            .restore(&checkpoint, urls)
+            .restore(self.arm, &checkpoint, urls)
             .map_err(|error| CheckpointFileError::Refused { path: path.clone(), error })?;
-        info!(checkpoint = %path.display(), "goes on from what it had learned");
+        info!(checkpoint = %path.display(), "the {} goes on from what it had learned", self.arm.as_str());
         Ok(())
     }
 
@@ -59,7 +62,7 @@ impl Keeper {
         let (keeper, dispatcher) = (Arc::clone(self), Arc::clone(dispatcher));
         let saved = tokio::task::spawn_blocking(move || {
             let _alone = keeper.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            let checkpoint = dispatcher.checkpoint();
+            let checkpoint = dispatcher.checkpoint(keeper.arm);
             checkpoint.map_or(Ok(()), |checkpoint| write_checkpoint(&keeper.path, &checkpoint))
         });
         if let Ok(Err(error)) = saved.await {

@@ -9,6 +9,7 @@
 mod admin;
 mod answer;
 mod api_error;
+mod arms;
 mod attempt;
 mod backend;
 mod bench;
@@ -38,6 +39,7 @@ mod retry_budget;
 mod run;
 mod tls;
 mod trainer;
+mod verdict;
 
 pub use self::admin::{AdminSection, TokenError};
 pub use self::backend::InvalidUrl;
@@ -45,7 +47,9 @@ pub use self::bench::{
     BenchConfig, BenchError, BenchOutcome, BenchProgress, BenchRecord, BenchReport, bench,
 };
 pub use self::checkpoint_file::{CheckpointFileError, read_checkpoint, write_checkpoint};
-pub use self::config::{ConfigError, InstanceEntry, Limits, RouterSection, ServeConfig, TlsFiles};
+pub use self::config::{
+    CanarySection, ConfigError, InstanceEntry, Limits, RouterSection, ServeConfig, TlsFiles,
+};
 pub use self::decision_log::DecisionLogError;
 pub use self::discovery::{Discovery, DiscoveryError, DnsDiscovery, KubernetesDiscovery, PortName};
 pub use self::metrics::{MetricsError, parse_metrics};

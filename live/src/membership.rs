@@ -252,7 +252,9 @@ impl Membership {
     }
 
     fn backends(&self, entries: &[InstanceEntry]) -> Result<Vec<Backend>, ConfigError> {
-        config::check_kv_events(&self.dispatcher.router_config(), entries, self.listens)?;
+        for router in self.dispatcher.router_configs() {
+            config::check_kv_events(&router, entries, self.listens)?;
+        }
         config::backends(entries, self.listens)
     }
 

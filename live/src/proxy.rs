@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::answer::Form;
 use crate::api_error::ApiError;
+use crate::arms::{Arm, Stop};
 use crate::backend::{Client, client, strip_hop_by_hop};
 use crate::checkpoint_file::CheckpointFileError;
 use crate::config::{ConfigError, InstanceEntry, Limits, ServeConfig};
@@ -70,9 +71,9 @@ pub struct Proxy {
     source: Option<Source>,
     membership: Arc<Membership>,
     shared: Arc<Shared>,
-    /// Where what is learned is kept.
-    keeper: Option<Arc<Keeper>>,
-    log: Option<Arc<DecisionLog>>,
+    /// Where what is learned is kept, by router.
+    keepers: Vec<Arc<Keeper>>,
+    logs: Vec<Arc<DecisionLog>>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -134,13 +135,27 @@ pub struct ProxyView(Arc<Shared>);
 impl ProxyView {
     /// The instances that can be chosen, by URL, and what each owes by the router's books.
     pub fn loads(&self) -> Vec<(String, Load)> {
-        let loads = self.0.dispatcher.loads();
+        self.loads_of(Arm::Baseline)
+    }
+
+    /// The same by the canary's books; empty without one.
+    pub fn canary_loads(&self) -> Vec<(String, Load)> {
+        self.loads_of(Arm::Canary)
+    }
+
+    fn loads_of(&self, arm: Arm) -> Vec<(String, Load)> {
+        let loads = self.0.dispatcher.loads_of(arm);
         loads.into_iter().map(|(member, load)| (member.backend.url.clone(), load)).collect()
     }
 
     /// Requests that wait because nobody can take them now.
     pub fn waiting(&self) -> u32 {
         self.0.queue.waiting()
+    }
+
+    /// Has `router.policy` decide everything from now on, until a restart. Answers whether a canary was stopped.
+    pub fn stop_canary(&self) -> bool {
+        self.0.dispatcher.stop_canary(Stop::Operator, "an operator has said so")
     }
 }
 
@@ -167,14 +182,19 @@ impl Proxy {
                 Vec::new()
             }),
         };
-        let log = config.router.log.as_deref().map(DecisionLog::create).transpose()?;
-        let new = if log.is_some() { Dispatcher::recording } else { Dispatcher::new };
         let dispatcher =
-            new(config.router_config(), config.router.seed).with_training(config.router.training);
-        let keeper = config.router.checkpoint.as_deref().map(Keeper::new);
-        if let Some(keeper) = &keeper {
-            let urls = instances.iter().map(|entry| entry.url.trim_end_matches('/'));
-            keeper.restore(&dispatcher, urls)?;
+            Dispatcher::new(config.baseline(), config.arms()).with_training(config.router.training);
+        let (mut keepers, mut logs) = (Vec::new(), Vec::new());
+        for arm in Arm::BOTH.into_iter().filter(|arm| config.router_config(*arm).is_some()) {
+            if let Some(folder) = &config.router.log {
+                logs.push(Arc::new(DecisionLog::create(folder, arm)?));
+            }
+            if let Some(path) = config.checkpoint(arm) {
+                let keeper = Keeper::new(path, arm);
+                let urls = instances.iter().map(|entry| entry.url.trim_end_matches('/'));
+                keeper.restore(&dispatcher, urls)?;
+                keepers.push(keeper);
+            }
         }
         let dispatcher = Arc::new(dispatcher);
         let client = client(tls::towards_instances(config.instance_authorities.as_deref())?);
@@ -185,7 +205,8 @@ impl Proxy {
             Duration::from_secs(limits.stall_s),
         );
         let membership = Arc::new(membership);
-        let (members, kept) = (Arc::clone(&membership), keeper.clone());
+        let kept = keepers.iter().find(|keeper| keeper.arm == Arm::Baseline).cloned();
+        let members = Arc::clone(&membership);
         let admin = Admin::new(config, Arc::clone(&dispatcher), members, kept);
         let shared = Shared {
             dispatcher,
@@ -203,8 +224,8 @@ impl Proxy {
             instances,
             source,
             membership,
-            keeper,
-            log: log.map(Arc::new),
+            keepers,
+            logs,
             shared: Arc::new(shared),
         })
     }
@@ -224,7 +245,7 @@ impl Proxy {
 
     /// Serves until `shutdown` is ready, then lets requests end.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, tls, instances, source, membership, shared, keeper, log } = self;
+        let Self { listener, tls, instances, source, membership, shared, keepers, logs } = self;
         let mut tasks = tokio::task::JoinSet::new();
         let origin = if source.is_some() { Origin::Discovery } else { Origin::Configuration };
         if let Err(error) = membership.set(origin, &instances).await {
@@ -234,10 +255,10 @@ impl Proxy {
             let membership = Arc::clone(&membership);
             tasks.spawn(async move { match source.follow(membership, instances).await {} });
         }
-        if let Some(keeper) = keeper.clone() {
+        for keeper in keepers.clone() {
             tasks.spawn(keeper.keep(Arc::clone(&shared.dispatcher)));
         }
-        if let Some(log) = log.clone() {
+        for log in logs.clone() {
             tasks.spawn(log.keep(Arc::clone(&shared.dispatcher)));
         }
         let dispatcher = Arc::clone(&shared.dispatcher);
@@ -255,10 +276,11 @@ impl Proxy {
         listener::run(listener, tls, handler, shutdown, drain).await;
         tasks.shutdown().await;
         membership.shut_down().await;
-        if let Some(keeper) = keeper {
+        for keeper in keepers {
             keeper.save(&dispatcher).await;
         }
-        if let Some(log) = log.and_then(Arc::into_inner) {
+        for log in logs.into_iter().filter_map(Arc::into_inner) {
+            let dispatcher = Arc::clone(&dispatcher);
             let finished = tokio::task::spawn_blocking(move || log.finish(&dispatcher));
             // Its panic has been reported.
             let _ = finished.await;

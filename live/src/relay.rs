@@ -125,6 +125,13 @@ impl Relay {
         }
     }
 
+    /// The answer ends here, because its instance has failed, unlike what [`Self::report`] would say.
+    pub(crate) fn break_off(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.broke_off();
+        }
+    }
+
     /// Tells the ticket what is known now.
     fn report(&mut self) {
         let ended = self.upstream.is_none() || self.reader.is_done();
@@ -152,15 +159,14 @@ impl Body for Relay {
         let next = std::task::ready!(self.poll_upstream(context));
         match next {
             Some(Err(error)) if self.reader.form() == Form::Events && !self.reader.is_done() => {
-                // It ended without an answer, unlike what `report` would say.
-                drop(self.ticket.take());
+                self.break_off();
                 let message = format!("the instance failed in the middle of the answer: {error}");
                 let error = ApiError::new(StatusCode::BAD_GATEWAY, message);
                 let events = error.events(self.reader.between_events());
                 Poll::Ready(Some(Ok(Frame::data(events))))
             }
             Some(Err(error)) => {
-                drop(self.ticket.take());
+                self.break_off();
                 Poll::Ready(Some(Err(error)))
             }
             Some(Ok(frame)) => {

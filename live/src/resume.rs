@@ -226,6 +226,7 @@ impl Resumable {
     fn go_on(&mut self) -> Option<Bytes> {
         self.rest.clear();
         self.death = None;
+        self.current.break_off();
         self.story.breaks_off();
         let may = self.attempts < self.shared.limits.attempts && self.story.is_exact();
         let body = may.then(|| self.plan.body(&self.story)).flatten();

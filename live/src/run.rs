@@ -4,7 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use crate::config::ServeConfig;
-use crate::proxy::{Proxy, ServeError};
+use crate::proxy::{Proxy, ProxyView, ServeError};
 
 /// Serves until SIGTERM or an interrupt, then lets requests end.
 ///
@@ -14,9 +14,29 @@ pub fn serve(config: &ServeConfig) -> Result<(), ServeError> {
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let proxy = Proxy::bind(config).await?;
+        let stop_canary = stop_canary_signal(proxy.view())?;
+        config.summary().iter().for_each(|line| info!("{line}"));
         info!("listening on {}", proxy.local_address()?);
-        proxy.run(stop).await;
+        tokio::select! {
+            () = proxy.run(stop) => {}
+            never = stop_canary => match never {},
+        }
         Ok(())
+    })
+}
+
+/// Stops the canary at SIGUSR1. Without a canary, too: a signal that nobody listens to ends the process.
+fn stop_canary_signal(
+    view: ProxyView,
+) -> std::io::Result<impl Future<Output = std::convert::Infallible>> {
+    let mut signals = signal(SignalKind::user_defined1())?;
+    Ok(async move {
+        loop {
+            signals.recv().await;
+            if !view.stop_canary() {
+                info!("SIGUSR1: there is no canary to stop");
+            }
+        }
     })
 }
 

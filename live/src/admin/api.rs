@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::Admin;
+use crate::arms::Arm;
 use crate::checkpoint_file::{CheckpointFileError, parse, print};
 use crate::config::{ConfigError, InstanceEntry};
 use crate::membership::MembershipError;
@@ -96,7 +97,7 @@ struct Named {
 impl Admin {
     pub(super) async fn look(&self, call: Call) -> Result<Bytes, ApiFailure> {
         if call == Call::GetCheckpoint {
-            let checkpoint = self.dispatcher.checkpoint();
+            let checkpoint = self.dispatcher.checkpoint(Arm::Baseline);
             return Ok(print(&checkpoint.ok_or_else(|| self.no_checkpoint())?).into());
         }
         let answer = if call == Call::GetPolicy { self.policy() } else { self.instances().await };
@@ -158,7 +159,7 @@ impl Admin {
     /// What was learned is kept as over a restart: by the new policy if it can use it, else in the file.
     async fn set_policy(&self, policy: PolicyConfig) -> Result<(), ApiFailure> {
         let name = policy.name().into_owned();
-        let mut learned = self.dispatcher.checkpoint();
+        let mut learned = self.dispatcher.checkpoint(Arm::Baseline);
         if let Some(keeper) = &self.keeper {
             keeper.save(&self.dispatcher).await;
             if learned.is_none() {
@@ -177,7 +178,7 @@ impl Admin {
 
     fn load(&self, body: &[u8]) -> Result<(), ApiFailure> {
         let policy = self.dispatcher.router_config().policy;
-        if self.dispatcher.checkpoint().is_none() {
+        if self.dispatcher.checkpoint(Arm::Baseline).is_none() {
             return Err(self.no_checkpoint());
         }
         let checkpoint = parse(Path::new("body"), body).map_err(refused)?;

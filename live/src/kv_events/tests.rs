@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
-use lodestar_router::{InstanceSpec, PolicyConfig, RouterConfig};
+use lodestar_router::{InstanceSpec, PolicyConfig, Router, RouterConfig};
 use proptest::prelude::*;
 use zeromq::{PubSocket, RouterSocket};
 
 use super::wire::{EngineHash, ExtraKey, Stored, WireEvent};
 use super::*;
+use crate::arms::Arms;
 use crate::backend::Backend;
 use crate::prompt::{Prompt, PromptReader};
 
@@ -152,7 +153,7 @@ fn dispatcher() -> (Arc<Dispatcher>, Vec<Arc<Member>>) {
         ..RouterConfig::new(PolicyConfig::from_name("prefix-cache").unwrap())
     };
     let config = RouterConfig { information: lodestar_router::Information::Ideal, ..config };
-    let dispatcher = Arc::new(Dispatcher::new(config, 1));
+    let dispatcher = Arc::new(Dispatcher::new(config.clone(), Arms::new(Router::new(config, 1))));
     let backend = |port| Arc::new(Backend::parse(&format!("http://127.0.0.1:{port}")).unwrap());
     let members = (1..4).map(|port| dispatcher.join(backend(port), SPEC)).collect();
     (dispatcher, members)

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lodestar_live::CanarySection;
+use lodestar_router::{Load, PolicyConfig};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -205,7 +207,12 @@ async fn after_thousands_of_mixed_outcomes_nothing_is_reserved() {
         async move { write(&stream, &texts[index]).await && index != 3 }
     });
     scripts.push(mixed.await);
-    let proxy = Running::before(&scripts.iter().collect::<Vec<_>>()).await;
+    let proxy = Running::with(&scripts.iter().collect::<Vec<_>>(), |config| {
+        let policy = PolicyConfig::from_name("lodestar").unwrap();
+        let (rollout_percent, checkpoint) = (50.0, None);
+        config.router.canary = Some(CanarySection { policy, rollout_percent, checkpoint });
+    })
+    .await;
     let proxy = Arc::new(proxy);
     let clients: Vec<_> = (0..8)
         .map(|client| {
@@ -229,5 +236,6 @@ async fn after_thousands_of_mixed_outcomes_nothing_is_reserved() {
         client.await.unwrap();
     }
     proxy.settled().await;
-    assert!(proxy.view.loads().iter().all(|(_, load)| *load == lodestar_router::Load::default()));
+    let loads = [proxy.view.loads(), proxy.view.canary_loads()].concat();
+    assert!(loads.iter().all(|(_, load)| *load == Load::default()), "{loads:?}");
 }

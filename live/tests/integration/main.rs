@@ -8,6 +8,7 @@
 
 mod admin;
 mod bench;
+mod canary;
 mod decision_log;
 mod discovery;
 mod failures;
