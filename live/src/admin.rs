@@ -6,6 +6,7 @@
 //! under the prefix ever reaches an instance.
 
 mod api;
+mod canary;
 mod token;
 
 use std::sync::Arc;

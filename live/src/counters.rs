@@ -82,6 +82,15 @@ impl Histogram {
     }
 }
 
+impl ArmCounters {
+    /// How many there were, and the mean time to them, s.
+    pub(crate) fn first_tokens(&self) -> (u64, Option<f64>) {
+        let count = self.ttft.counts.iter().map(Counter::get).sum::<u64>();
+        let micros = self.ttft.micros.get() as f64;
+        (count, (count > 0).then(|| micros / 1e6 / count as f64))
+    }
+}
+
 impl Counters {
     /// A first token came so long after the decision.
     pub(crate) fn first_token(&self, arm: Arm, after: Duration) {

@@ -324,12 +324,15 @@ impl Dispatcher {
 
     /// How it stands with the canary, if there is one.
     pub(crate) fn canary(&self) -> Option<CanaryState> {
+        let evidence = self.trial.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).evidence;
         let (_, state) = self.lock();
         let canary = state.router.canary()?;
         Some(CanaryState {
+            policy: canary.config().policy.clone(),
             percent: canary.percent(),
             stopped: canary.stopped().cloned(),
             views: canary.views(),
+            evidence,
         })
     }
 
@@ -508,10 +511,13 @@ impl State {
 /// How it stands with the canary.
 #[derive(Clone, Debug)]
 pub(crate) struct CanaryState {
+    pub(crate) policy: PolicyConfig,
     /// Sessions in a hundred for which it decides now.
     pub(crate) percent: f64,
     pub(crate) stopped: Option<Stopped>,
     pub(crate) views: Views,
+    /// What it is judged by, beside the policy that the baseline has now.
+    pub(crate) evidence: Evidence,
 }
 
 /// One attempt to serve a request: the right and the duty to say how it ended. Dropped without a word, the

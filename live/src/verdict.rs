@@ -4,6 +4,8 @@
 //! errors. The margin lets a difference that matters to nobody go on, and keeps a test that is repeated at every request from
 //! finding one by chance in the end. Not a rank test: the mean is what waiting costs all clients together.
 
+use serde::Serialize;
+
 use crate::arms::{Arm, Stop};
 
 /// Values of each arm before they are compared.
@@ -68,6 +70,13 @@ impl Measure {
         }
     }
 
+    const fn of(&self, arm: Arm) -> &Moments {
+        match arm {
+            Arm::Baseline => &self.baseline,
+            Arm::Canary => &self.canary,
+        }
+    }
+
     fn is_worse(&self, margin: impl FnOnce(f64) -> f64) -> bool {
         let (baseline, canary) = (&self.baseline, &self.canary);
         if baseline.count.min(canary.count) < LEAST {
@@ -90,7 +99,28 @@ pub(crate) struct Evidence {
     errors: Measure,
 }
 
+/// What one arm is judged by. Weights, not counts: what is older counts less.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Judged {
+    attempts: f64,
+    failed_percent: Option<f64>,
+    first_tokens: f64,
+    mean_ttft_s: Option<f64>,
+}
+
 impl Evidence {
+    /// What speaks for and against one arm now.
+    pub(crate) fn of(&self, arm: Arm) -> Judged {
+        let (errors, ttft_s) = (self.errors.of(arm), self.ttft_s.of(arm));
+        let mean = |values: &Moments| (values.count > 0.0).then(|| values.mean());
+        Judged {
+            attempts: errors.count,
+            failed_percent: mean(errors).map(|part| 100.0 * part),
+            first_tokens: ttft_s.count,
+            mean_ttft_s: mean(ttft_s),
+        }
+    }
+
     /// A first token came so long after its decision.
     pub(crate) fn first_token(&mut self, arm: Arm, secs: f64) {
         self.ttft_s.add(arm, secs);

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::Admin;
-use crate::arms::Arm;
+use super::{Admin, canary};
+use crate::arms::{Arm, Stop};
 use crate::checkpoint_file::{CheckpointFileError, parse, print};
 use crate::config::{ConfigError, InstanceEntry};
 use crate::membership::MembershipError;
@@ -28,10 +28,12 @@ pub(super) enum Call {
     SetObjective,
     GetCheckpoint,
     LoadCheckpoint,
+    GetCanary,
+    StopCanary,
 }
 
 /// Where each is found.
-const CALLS: [(Method, &str, Call); 9] = [
+const CALLS: [(Method, &str, Call); 11] = [
     (Method::GET, "instances", Call::ListInstances),
     (Method::POST, "instances", Call::AddInstance),
     (Method::POST, "instances/drain", Call::DrainInstance),
@@ -41,6 +43,8 @@ const CALLS: [(Method, &str, Call); 9] = [
     (Method::PUT, "objective", Call::SetObjective),
     (Method::GET, "checkpoint", Call::GetCheckpoint),
     (Method::PUT, "checkpoint", Call::LoadCheckpoint),
+    (Method::GET, "canary", Call::GetCanary),
+    (Method::POST, "canary/stop", Call::StopCanary),
 ];
 
 impl Call {
@@ -53,7 +57,10 @@ impl Call {
     }
 
     pub(super) const fn changes(self) -> bool {
-        !matches!(self, Self::ListInstances | Self::GetPolicy | Self::GetCheckpoint)
+        !matches!(
+            self,
+            Self::ListInstances | Self::GetPolicy | Self::GetCheckpoint | Self::GetCanary
+        )
     }
 }
 
@@ -70,6 +77,8 @@ pub(super) enum ApiFailure {
     NoObjective(String),
     #[error("policy `{0}` keeps nothing in a checkpoint; switch to `lodestar`, which does")]
     NoCheckpoint(String),
+    #[error("there is no canary; name one as `canary` under `[router]`, and start again")]
+    NoCanary,
     #[error(transparent)]
     File(#[from] CheckpointFileError),
     #[error(
@@ -83,7 +92,9 @@ impl ApiFailure {
         match self {
             Self::Body(_) | Self::Config(_) | Self::Checkpoint(_) => StatusCode::BAD_REQUEST,
             Self::Membership(error) => error.status(),
-            Self::NoObjective(_) | Self::NoCheckpoint(_) | Self::File(_) => StatusCode::CONFLICT,
+            Self::NoObjective(_) | Self::NoCheckpoint(_) | Self::NoCanary | Self::File(_) => {
+                StatusCode::CONFLICT
+            }
         }
     }
 }
@@ -100,7 +111,13 @@ impl Admin {
             let checkpoint = self.dispatcher.checkpoint(Arm::Baseline);
             return Ok(print(&checkpoint.ok_or_else(|| self.no_checkpoint())?).into());
         }
-        let answer = if call == Call::GetPolicy { self.policy() } else { self.instances().await };
+        let answer = if call == Call::GetPolicy {
+            self.policy()
+        } else if call == Call::GetCanary {
+            self.canary()?
+        } else {
+            self.instances().await
+        };
         Ok(line(&answer))
     }
 
@@ -139,7 +156,11 @@ impl Admin {
                 self.load(body)?;
                 self.policy()
             }
-            Call::ListInstances | Call::GetPolicy | Call::GetCheckpoint => {
+            Call::StopCanary => {
+                self.dispatcher.stop_canary(Stop::Operator, "an operator has said so");
+                self.canary()?
+            }
+            Call::ListInstances | Call::GetPolicy | Call::GetCheckpoint | Call::GetCanary => {
                 return self.look(call).await;
             }
         };
@@ -154,6 +175,11 @@ impl Admin {
         let RouterConfig { policy, information, .. } = self.dispatcher.router_config();
         let learning = self.dispatcher.learning();
         json!({"policy": policy, "information": information, "learning": learning})
+    }
+
+    fn canary(&self) -> Result<Value, ApiFailure> {
+        let canary = self.dispatcher.canary().ok_or(ApiFailure::NoCanary)?;
+        Ok(canary::describe(&canary, self.dispatcher.counters()))
     }
 
     /// What was learned is kept as over a restart: by the new policy if it can use it, else in the file.

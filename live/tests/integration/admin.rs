@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lodestar_live::AdminSection;
+use lodestar_live::{AdminSection, CanarySection};
 use lodestar_router::{Load, LogEntry, LogReplay, PolicyConfig};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -253,6 +253,7 @@ async fn after_every_change_under_load_nothing_is_reserved() {
         config.router.policy = PolicyConfig::from_name("lodestar").unwrap();
         config.router.checkpoint = Some(folder.path().join("learned.json"));
         config.router.log = Some(logs.clone());
+        config.router.canary = canary("prefix-cache", 30.0);
     })
     .await;
     let ended = AtomicUsize::new(0);
@@ -295,12 +296,21 @@ async fn after_every_change_under_load_nothing_is_reserved() {
         list["instances"].as_array().unwrap().iter().all(|one| one["requests_under_way"] == 0)
     };
     while !idle(&done(&proxy, "GET", "instances", Value::Null).await) {}
-    assert!(proxy.view.loads().iter().all(|(_, load)| *load == Load::default()));
+    let loads = [proxy.view.loads(), proxy.view.canary_loads()].concat();
+    assert!(loads.len() == 6 && loads.iter().all(|(_, load)| *load == Load::default()));
     proxy.stop.take().unwrap().send(()).unwrap();
     (&mut proxy.task).await.unwrap();
 
-    let file = fs::read_dir(&logs).unwrap().next().unwrap().unwrap().path();
-    let text = fs::read_to_string(file).unwrap();
+    for file in fs::read_dir(&logs).unwrap() {
+        let path = file.unwrap().path();
+        let switches = repeat(&fs::read_to_string(&path).unwrap());
+        let is_canary = path.to_str().unwrap().ends_with("-canary.jsonl");
+        assert!(if is_canary { switches == 0 } else { switches >= 84 }, "{switches} switches");
+    }
+}
+
+/// Decides the same again by a log, and counts its changes of the policy.
+fn repeat(text: &str) -> usize {
     let mut entries = text.lines().map(|line| serde_json::from_str::<LogEntry>(line).unwrap());
     let Some(LogEntry::Start(start)) = entries.next() else { panic!("{text}") };
     let mut replay = LogReplay::new(&start);
@@ -310,5 +320,76 @@ async fn after_every_change_under_load_nothing_is_reserved() {
         decisions += usize::from(matches!(entry, LogEntry::Route(_)));
         switches += usize::from(matches!(entry, LogEntry::SetPolicy { .. }));
     }
-    assert!(decisions >= 800 && switches >= 84, "{decisions} decisions, {switches} switches");
+    assert!(decisions >= 800, "{decisions} decisions");
+    switches
+}
+
+fn canary(policy: &str, rollout_percent: f64) -> Option<CanarySection> {
+    let policy = PolicyConfig::from_name(policy).unwrap();
+    Some(CanarySection { policy, rollout_percent, checkpoint: None })
+}
+
+#[tokio::test]
+async fn a_canary_is_seen_judged_anew_and_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = "data: {\"choices\":[{\"text\":\"one\"}]}\n\n";
+    let stream = format!("{STREAM_HEAD}{}{}0\r\n\r\n", chunk(one), chunk("data: [DONE]\n\n"));
+    let scripts = [Script::says(stream.clone()).await, Script::says(stream).await];
+    let alone = Running::with(&[&scripts[0]], |config| config.admin = token(folder.path())).await;
+    for (method, name) in [("GET", "canary"), ("POST", "canary/stop")] {
+        let (status, message) = refused(&alone, method, name, Value::Null).await;
+        assert!(status == 409 && message.contains("there is no canary"), "{message}");
+    }
+    let proxy = Running::with(&[&scripts[0], &scripts[1]], |config| {
+        config.admin = token(folder.path());
+        config.router.canary = canary("lodestar", 50.0);
+    })
+    .await;
+    let requests = async || {
+        for user in 0..40 {
+            let body = format!(r#"{{"prompt":"hello","user":"u{user}","stream":true}}"#);
+            proxy.post("/v1/completions", &body).await;
+        }
+        proxy.settled().await;
+        done(&proxy, "GET", "canary", Value::Null).await
+    };
+    let sum = |state: &Value, path: &str| {
+        let of = |arm: &str| state["arms"][arm].pointer(path).unwrap().as_f64().unwrap();
+        json!(of("baseline") + of("canary"))
+    };
+    let state = requests().await;
+    assert_eq!((&state["policy"]["name"], &state["stopped"]), (&json!("lodestar"), &Value::Null));
+    assert_eq!(state["percent"], json!(50.0));
+    let decisions = &state["decisions"];
+    assert_eq!(
+        decisions["agreed"].as_u64().unwrap() + decisions["disagreed"].as_u64().unwrap(),
+        40
+    );
+    assert_eq!(state["mean_predicted_ttft_s"]["decisions"], json!(40));
+    assert!(state["mean_predicted_ttft_s"]["canary"].as_f64().unwrap() > 0.0);
+    for path in ["/finished", "/first_tokens", "/judged_by/attempts", "/judged_by/first_tokens"] {
+        assert_eq!(sum(&state, path), json!(40.0), "{path}: {state}");
+    }
+    let by_canary = state["arms"]["canary"]["finished"].as_u64().unwrap();
+    assert!((1..40).contains(&by_canary), "{state}");
+    for path in ["/mean_ttft_s", "/judged_by/mean_ttft_s"] {
+        assert!(sum(&state, path).as_f64().unwrap() > 0.0, "{path}: {state}");
+    }
+
+    done(&proxy, "PUT", "policy", json!({"name": "random"})).await;
+    let state = done(&proxy, "GET", "canary", Value::Null).await;
+    assert_eq!(
+        (sum(&state, "/finished"), sum(&state, "/judged_by/attempts")),
+        (json!(40.0), json!(0.0))
+    );
+    assert_eq!(state["policy"]["name"], json!("lodestar"), "only the baseline is another one");
+    assert_eq!(sum(&requests().await, "/judged_by/attempts"), json!(40.0));
+
+    for _ in 0..2 {
+        let state = done(&proxy, "POST", "canary/stop", Value::Null).await;
+        assert_eq!(state["stopped"]["reason"], json!("operator"));
+        assert_eq!(state["percent"], json!(0.0));
+    }
+    let state = requests().await;
+    assert_eq!(state["arms"]["canary"]["finished"].as_u64(), Some(2 * by_canary), "{state}");
 }
