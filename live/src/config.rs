@@ -1,18 +1,22 @@
 //! What `lodestar serve` is told: one TOML file, or a few flags that stand for one.
 
+mod error;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use lodestar_router::{Information, InstanceNames, PolicyConfig, Router, RouterConfig};
 use serde::Deserialize;
 
-use crate::admin::{AdminSection, TokenError};
+use crate::admin::AdminSection;
 use crate::arms::{Arm, Arms};
-use crate::backend::{Backend, InvalidUrl};
-use crate::discovery::{Discovery, DiscoveryError};
+use crate::backend::Backend;
+use crate::discovery::Discovery;
 use crate::kv_events::KvEndpoints;
 use crate::prompt::{self, PromptReader};
 use crate::trainer::Training;
+
+pub use error::ConfigError;
 
 /// Everything about a proxy. `docs/live.md` explains the file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -156,99 +160,6 @@ impl Default for Limits {
             drain_s: 60,
         }
     }
-}
-
-/// A configuration that cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{}: {error}", .path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// Not TOML, or not of this shape.
-    #[error("{}: {error}", .path.display())]
-    Toml {
-        /// Which file.
-        path: PathBuf,
-        /// Line, field, and what is wrong.
-        error: Box<toml::de::Error>,
-    },
-    /// No instance.
-    #[error(
-        "there is no instance; name at least one, as http://HOST:PORT, or say in `[discovery]` where to find them"
-    )]
-    NoInstance,
-    /// Two lists.
-    #[error("`instances` and `[discovery]` both name instances; remove one of them")]
-    TwoLists,
-    /// Instances cannot be found.
-    #[error(transparent)]
-    Discovery(#[from] DiscoveryError),
-    /// An instance's URL.
-    #[error(transparent)]
-    Url(#[from] InvalidUrl),
-    /// The same instance twice.
-    #[error("instance `{0}` is named twice; remove one")]
-    Twice(String),
-    /// The token of administrators.
-    #[error(transparent)]
-    Admin(#[from] TokenError),
-    /// A number that is zero.
-    #[error("`{0}` is 0; it must be at least 1")]
-    Zero(&'static str),
-    /// The policy would be blind.
-    #[error(
-        "policy `{0}` with information \"deployed\" learns by KV events; give every instance its `kv_events` and name \
-         `router.tokenizer`, or use information = \"ideal\""
-    )]
-    KvEvents(String),
-    /// Where KV events come from.
-    #[error("`{name}` of instance `{url}` is `{endpoint}`; write it as tcp://HOST:PORT")]
-    KvEndpoint {
-        /// Which instance.
-        url: String,
-        /// Which field.
-        name: &'static str,
-        /// What stands there.
-        endpoint: String,
-    },
-    /// A replay of what nobody listens to.
-    #[error("instance `{0}` has `kv_replay` and no `kv_events`; add it")]
-    ReplayAlone(String),
-    /// The tokenizer.
-    #[error("{}: {complaint}; `router.tokenizer` must be the model's tokenizer.json", .path.display())]
-    Tokenizer {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        complaint: String,
-    },
-    /// Nothing to keep.
-    #[error("`{field}`: policy `{policy}` keeps nothing in a checkpoint; `lodestar` does")]
-    NoCheckpoint {
-        /// Which field.
-        field: &'static str,
-        /// Of which policy.
-        policy: String,
-    },
-    /// Two writers of one file.
-    #[error("`router.checkpoint` and `router.canary.checkpoint` are the same file; name another")]
-    OneCheckpoint,
-    /// No share.
-    #[error("`router.canary.rollout_percent` is {0}; it must be from 0 to 100")]
-    Percent(f64),
-    /// Certificates or key.
-    #[error("{}: {complaint}", .path.display())]
-    Tls {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        complaint: String,
-    },
 }
 
 impl ServeConfig {
@@ -502,154 +413,4 @@ impl InstanceEntry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(text: &str) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("serve.toml");
-        std::fs::write(&path, text).unwrap();
-        let result = ServeConfig::read(&path).and_then(|config| config.check());
-        result.map_or_else(|error| error.to_string(), |()| "ok".to_owned())
-    }
-
-    #[test]
-    fn a_file_is_read_with_defaults() {
-        let text = "listen = '0.0.0.0:80'\ninstances = [{url = 'http://a:1'}, {url = 'http://b:1/'}]\n\
-            [router]\npolicy = {name = 'least-request'}\n[limits]\nattempts = 2\n";
-        assert_eq!(check(text), "ok");
-        let config: ServeConfig = toml::from_str(text).unwrap();
-        assert_eq!((config.limits.attempts, config.limits.idle_s), (2, 300));
-        assert_eq!(config.router.information, Information::Ideal);
-    }
-
-    #[test]
-    fn who_decides_is_said() {
-        let summary = |canary: &str| {
-            let text = format!("instances = [{{url = 'http://a:1'}}]\n{canary}");
-            toml::from_str::<ServeConfig>(&text).unwrap().summary().join("\n")
-        };
-        assert_eq!(summary(""), "policy `prefix-cache` decides for all requests");
-        assert_eq!(
-            summary("router.canary.policy = {name = 'lodestar'}"),
-            "baseline: policy `prefix-cache` decides for 100 % of the sessions\n\
-             canary: policy `lodestar` only watches"
-        );
-        assert_eq!(
-            summary("router.canary = {policy = {name = 'lodestar'}, rollout_percent = 2.5}"),
-            "baseline: policy `prefix-cache` decides for 97.5 % of the sessions\n\
-             canary: policy `lodestar` decides for 2.5 % of the sessions; SIGUSR1 stops it"
-        );
-    }
-
-    #[test]
-    fn what_has_no_effect_is_said() {
-        let text =
-            "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2', kv_replay = 'tcp://a:3'}]";
-        assert_eq!(check(text), "ok");
-        assert_eq!(check("discovery.dns = {host = 'b', port = 1}"), "ok");
-        let config: ServeConfig = toml::from_str(text).unwrap();
-        assert!(config.warnings()[0].contains("ignored: without `router.tokenizer`"));
-        assert_eq!(backends(&config.instances, config.listens()).unwrap()[0].kv_endpoints, None);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, part) in [
-            ("instances = []", "no instance"),
-            ("", "no instance"),
-            (
-                "instances = [{url = 'http://a:1'}]\ndiscovery.file = 'list.toml'",
-                "both name instances; remove one",
-            ),
-            ("discovery.file = 'list.toml'", "list.toml: "),
-            ("instances = [{url = 'http://a:1'}]\nadmin.token_file = 't'", "`admin.token_file`: "),
-            (
-                "instances = [{url = 'http://a:1'}]\nadmin = {token_file = 't', token_env = 'T'}",
-                "wanted exactly 1 element",
-            ),
-            ("discovery = {file = 'a', dns = {host = 'b', port = 1}}", "wanted exactly 1 element"),
-            ("discovery.dns = {host = 'b', port = 1, kv_replay_port = 2}", "add it"),
-            (
-                "discovery.kubernetes = {service = 'a/b', port = 1}",
-                "`discovery.kubernetes.service` is `a/b`",
-            ),
-            (
-                "discovery.dns = {host = 'b', port = 1}\n\
-                 router = {policy = {name = 'dynamo'}, information = 'deployed'}",
-                "give every instance its `kv_events`",
-            ),
-            (
-                "instances = [{url = 'http://a:1'}, {url = 'http://a:1/'}]",
-                "`http://a:1` is named twice",
-            ),
-            ("instances = [{url = 'a:1'}]", "instance `a:1`: "),
-            ("instances = [{url = 'http://a:1'}]\nlimit = 1", "unknown field `limit`"),
-            ("instances = [{url = 'http://a:1'}]\nlimits.attempts = 0", "`limits.attempts` is 0"),
-            (
-                "instances = [{url = 'http://a:1'}]\nrouter.policy = {name = 'x'}",
-                "unknown variant `x`",
-            ),
-            (
-                "instances = [{url = 'http://a:1'}]\nrouter.checkpoint = 'c.json'",
-                "policy `prefix-cache` keeps nothing in a checkpoint",
-            ),
-            (
-                "instances = [{url = 'http://a:1'}]\ntls = {certificates = 'c.pem', key = 'k.pem'}",
-                "c.pem: ",
-            ),
-            ("instances = [{url = 'https://a:1'}]\ninstance_authorities = 'a.pem'", "a.pem: "),
-            (
-                "instances = [{url = 'http://a:1', kv_events = 'a:2'}]",
-                "`kv_events` of instance `http://a:1` is `a:2`; write it as tcp://HOST:PORT",
-            ),
-            (
-                "instances = [{url = 'http://a:1', kv_replay = 'tcp://a:2'}]",
-                "has `kv_replay` and no `kv_events`",
-            ),
-            (
-                "instances = [{url = 'http://a:1'}]\nrouter.tokenizer = 'absent.json'",
-                "absent.json: ",
-            ),
-            (
-                "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2'}]\n\
-                 router = {policy = {name = 'dynamo'}, information = 'deployed'}",
-                "give every instance its `kv_events`",
-            ),
-        ] {
-            let message = check(text);
-            assert!(message.contains(part), "{message}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_canary_is_named() {
-        for (text, part) in [
-            (
-                "instances = [{url = 'http://a:1'}]\nrouter.canary = {policy = {name = 'random'}, rollout_percent = 101}",
-                "`router.canary.rollout_percent` is 101; it must be from 0 to 100",
-            ),
-            (
-                "instances = [{url = 'http://a:1'}]\nrouter.canary = {policy = {name = 'random'}, checkpoint = 'c.json'}",
-                "`router.canary.checkpoint`: policy `random` keeps nothing",
-            ),
-            (
-                "instances = [{url = 'http://a:1'}]\n[router]\npolicy = {name = 'lodestar'}\ncheckpoint = 'c.json'\n\
-                 canary = {policy = {name = 'lodestar'}, checkpoint = 'c.json'}",
-                "are the same file",
-            ),
-            (
-                "admin.token_env = 'T'\nrouter.information = 'deployed'\nrouter.canary.policy = {name = 'dynamo'}",
-                "policy `dynamo` with information \"deployed\"",
-            ),
-            (
-                "discovery.dns = {host = 'b', port = 1}\nrouter.information = 'deployed'\n\
-                 router.canary.policy = {name = 'dynamo'}",
-                "policy `dynamo` with information \"deployed\"",
-            ),
-        ] {
-            let message = check(text);
-            assert!(message.contains(part), "{message}");
-        }
-    }
-}
+mod tests;

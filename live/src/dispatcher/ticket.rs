@@ -1,0 +1,122 @@
+//! The right and the duty to say how an attempt ended. A value and not a call, so that whatever drops it, a client that hangs
+//! up above all, has said so.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lodestar_router::{Event, RequestId, Usage};
+
+use super::{Dispatcher, Member};
+use crate::arms::Arm;
+use crate::verdict::Evidence;
+
+/// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
+/// lock a token would be many.
+const PROGRESS_TOKENS: u32 = 16;
+
+/// One attempt to serve a request: the right and the duty to say how it ended. Dropped without a word, the
+/// request was aborted.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) member: Arc<Member>,
+    pub(super) request: RequestId,
+    /// Who decided.
+    pub(super) arm: Arm,
+    /// As the router counts them.
+    pub(super) prompt_tokens: u32,
+    pub(super) predicted_cached_tokens: u32,
+    pub(super) routed_at: Instant,
+    /// Output tokens that the router knows of.
+    pub(super) reported: u32,
+    pub(super) open: bool,
+}
+
+impl Ticket {
+    /// Where it goes.
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn predicted_cached_tokens(&self) -> u32 {
+        self.predicted_cached_tokens
+    }
+
+    /// The answer has grown to so many tokens.
+    pub(crate) fn progress(&mut self, output_tokens: u32) {
+        self.member.progress.moved();
+        let first = self.reported == 0 && output_tokens > 0;
+        if first {
+            let ttft = self.routed_at.elapsed();
+            self.dispatcher.counters.first_token(self.arm, ttft);
+            let secs = ttft.as_secs_f64();
+            self.judge(|evidence| evidence.first_token(self.arm, secs));
+            self.dispatcher.observe(&Event::FirstToken { request: self.request });
+            self.reported = 1;
+        }
+        if output_tokens >= self.reported + PROGRESS_TOKENS {
+            let request = self.request;
+            self.dispatcher.observe(&Event::Progress { request, output_tokens });
+            self.reported = output_tokens;
+        }
+    }
+
+    /// The answer is complete. `said` is what it says it used; `output_tokens` could be counted.
+    pub(crate) fn finished(mut self, said: Option<Usage>, output_tokens: u32) {
+        self.member.progress.moved();
+        let counters = &self.dispatcher.counters;
+        if let Some(usage) = said {
+            counters.prompt_tokens.add(u64::from(usage.prompt_tokens));
+            if let Some(cached) = usage.cached_tokens {
+                counters.cached_tokens.add(u64::from(cached));
+                counters.predicted_cached_tokens.add(u64::from(self.predicted_cached_tokens));
+            }
+        }
+        let prompt_tokens = self.prompt_tokens;
+        let usage = said.unwrap_or(Usage { prompt_tokens, cached_tokens: None, output_tokens });
+        counters.output_tokens.add(u64::from(usage.output_tokens));
+        self.end(&Event::Finished { request: self.request, usage });
+        self.judge(|evidence| evidence.ended(self.arm, false));
+    }
+
+    /// The instance did not take the request.
+    pub(crate) fn failed(mut self) {
+        self.end(&Event::DispatchFailed { request: self.request });
+        self.judge(|evidence| evidence.ended(self.arm, true));
+    }
+
+    /// The instance has failed in the middle of the answer.
+    pub(crate) fn broke_off(mut self) {
+        self.end(&Event::Aborted { request: self.request });
+        self.judge(|evidence| evidence.ended(self.arm, true));
+    }
+
+    fn judge(&self, add: impl FnOnce(&mut Evidence)) {
+        self.dispatcher.judge(self.routed_at, add);
+    }
+
+    fn end(&mut self, event: &Event<'_>) {
+        if !std::mem::replace(&mut self.open, false) {
+            return;
+        }
+        self.member.backend.ended();
+        let counters = &self.dispatcher.counters;
+        let arm = counters.of(self.arm);
+        let both = if matches!(event, Event::Finished { .. }) {
+            [&counters.finished, &arm.finished]
+        } else if matches!(event, Event::DispatchFailed { .. }) {
+            [&counters.failed, &arm.failed]
+        } else {
+            [&counters.aborted, &arm.aborted]
+        };
+        both.iter().for_each(|counter| counter.add(1));
+        self.dispatcher.observe(event);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.end(&Event::Aborted { request: self.request });
+    }
+}
