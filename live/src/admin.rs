@@ -2,14 +2,18 @@
 //! runs.
 //!
 //! On the clients' port, not on one of its own: there is one address to know, one TLS, one listener. A token stands
-//! before it, compared in constant time and before anything else of the request is looked at; without a token nobody gets in. Nothing
-//! under the prefix ever reaches an instance.
+//! before it, compared in constant time and before anything else of the request is looked at; without a token nobody gets in.
+//! Only the dashboard's page is for everybody: it holds nothing. Nothing under the prefix ever reaches an instance.
 
 mod api;
 mod canary;
+mod dashboard;
+mod history;
+mod overview;
 mod token;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -21,6 +25,7 @@ use tokio::sync::Mutex;
 pub use self::token::{AdminSection, TokenError};
 
 use self::api::{ApiFailure, Call};
+use self::history::History;
 use self::token::Token;
 use crate::api_error::ApiError;
 use crate::config::ServeConfig;
@@ -28,6 +33,7 @@ use crate::dispatcher::Dispatcher;
 use crate::keeper::Keeper;
 use crate::membership::Membership;
 use crate::proxy::{ProxyBody, read_body};
+use crate::queue::Queue;
 
 /// Of all paths that are the proxy's alone.
 const PREFIX: &str = "/lodestar";
@@ -46,6 +52,9 @@ pub(crate) struct Admin {
     dispatcher: Arc<Dispatcher>,
     membership: Arc<Membership>,
     keeper: Option<Arc<Keeper>>,
+    queue: Arc<Queue>,
+    since: Instant,
+    history: std::sync::Mutex<History>,
     /// Longest body, bytes.
     body_bytes: usize,
     /// Changes happen one after another.
@@ -58,10 +67,21 @@ impl Admin {
         dispatcher: Arc<Dispatcher>,
         membership: Arc<Membership>,
         keeper: Option<Arc<Keeper>>,
+        queue: Arc<Queue>,
     ) -> Result<Self, TokenError> {
         let token = config.admin.as_ref().map(Token::read).transpose()?;
         let (body_bytes, changing) = (config.limits.body_bytes, Mutex::default());
-        Ok(Self { token, dispatcher, membership, keeper, body_bytes, changing })
+        Ok(Self {
+            token,
+            dispatcher,
+            membership,
+            keeper,
+            queue,
+            since: Instant::now(),
+            history: std::sync::Mutex::default(),
+            body_bytes,
+            changing,
+        })
     }
 
     /// Answers a request for a path of [ours](is_ours).
@@ -76,6 +96,9 @@ impl Admin {
             let message = "administration is off; name `token_file` or `token_env` under `[admin]`";
             return ApiError::new(StatusCode::NOT_FOUND, message).response_left();
         };
+        if path == dashboard::PATH && method == Method::GET {
+            return dashboard::page();
+        }
         if !token.is_in(headers) {
             let message =
                 "this needs the header `authorization: Bearer TOKEN` with the token of `[admin]`";

@@ -24,6 +24,7 @@ use crate::counters::Counters;
 use crate::progress::Progress;
 use crate::prompt::Prompt;
 use crate::ramp::{RAMP, most_requests};
+use crate::recent::{Explained, Recent};
 use crate::trainer::{Trainer, Training};
 use crate::verdict::Evidence;
 
@@ -35,6 +36,7 @@ pub(crate) struct Dispatcher {
     origin: Instant,
     block_tokens: u32,
     counters: Counters,
+    recent: Recent,
     /// How many instances can be chosen.
     present: watch::Sender<usize>,
     trainer: Trainer,
@@ -143,6 +145,7 @@ impl Dispatcher {
             origin: Instant::now(),
             block_tokens: config.block_tokens,
             counters: Counters::default(),
+            recent: Recent::default(),
             present: watch::Sender::new(0),
             trainer: Trainer::Thread,
             trial: router.canary().map(|_| Mutex::new(Trial::new())),
@@ -407,13 +410,16 @@ impl Dispatcher {
         let routed_at = Instant::now();
         drop(state);
         member.backend.begun();
+        let predicted_cached_tokens = decision.prefix_hit_tokens;
+        let explained = Explained::new(id, request.prompt_tokens, decision);
+        self.recent.decided(explained, !avoid.is_empty());
         Ok(Ticket {
             dispatcher: Arc::clone(self),
             member,
             request: id,
             arm,
             prompt_tokens: request.prompt_tokens,
-            predicted_cached_tokens: decision.prefix_hit_tokens,
+            predicted_cached_tokens,
             routed_at,
             reported: 0,
             open: true,
@@ -448,6 +454,11 @@ impl Dispatcher {
     /// What has happened so far.
     pub(crate) const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What has happened lately.
+    pub(crate) const fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// Decisions so far, by the rule that made them.

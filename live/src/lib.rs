@@ -32,6 +32,7 @@ mod prompt;
 mod proxy;
 mod queue;
 mod ramp;
+mod recent;
 mod relay;
 mod request_id;
 mod resume;

@@ -207,7 +207,9 @@ impl Proxy {
         let membership = Arc::new(membership);
         let kept = keepers.iter().find(|keeper| keeper.arm == Arm::Baseline).cloned();
         let members = Arc::clone(&membership);
-        let admin = Admin::new(config, Arc::clone(&dispatcher), members, kept);
+        let queue = Arc::new(Queue::new(limits));
+        let waiting = Arc::clone(&queue);
+        let admin = Admin::new(config, Arc::clone(&dispatcher), members, kept, waiting);
         let shared = Shared {
             dispatcher,
             client,
@@ -216,7 +218,7 @@ impl Proxy {
             retries: RetryBudget::default(),
             admin: admin.map_err(ConfigError::from)?,
             request_ids: RequestIds::default(),
-            queue: Arc::new(Queue::new(limits)),
+            queue,
         };
         Ok(Self {
             listener,
@@ -261,6 +263,8 @@ impl Proxy {
         for log in logs.clone() {
             tasks.spawn(log.keep(Arc::clone(&shared.dispatcher)));
         }
+        let watching = Arc::clone(&shared);
+        tasks.spawn(async move { watching.admin.keep_history().await });
         let dispatcher = Arc::clone(&shared.dispatcher);
         let drain = Duration::from_secs(shared.limits.drain_s);
         let queue = Arc::clone(&shared.queue);

@@ -30,10 +30,11 @@ pub(super) enum Call {
     LoadCheckpoint,
     GetCanary,
     StopCanary,
+    GetOverview,
 }
 
 /// Where each is found.
-const CALLS: [(Method, &str, Call); 11] = [
+const CALLS: [(Method, &str, Call); 12] = [
     (Method::GET, "instances", Call::ListInstances),
     (Method::POST, "instances", Call::AddInstance),
     (Method::POST, "instances/drain", Call::DrainInstance),
@@ -45,6 +46,7 @@ const CALLS: [(Method, &str, Call); 11] = [
     (Method::PUT, "checkpoint", Call::LoadCheckpoint),
     (Method::GET, "canary", Call::GetCanary),
     (Method::POST, "canary/stop", Call::StopCanary),
+    (Method::GET, "overview", Call::GetOverview),
 ];
 
 impl Call {
@@ -59,7 +61,11 @@ impl Call {
     pub(super) const fn changes(self) -> bool {
         !matches!(
             self,
-            Self::ListInstances | Self::GetPolicy | Self::GetCheckpoint | Self::GetCanary
+            Self::ListInstances
+                | Self::GetPolicy
+                | Self::GetCheckpoint
+                | Self::GetCanary
+                | Self::GetOverview
         )
     }
 }
@@ -115,6 +121,8 @@ impl Admin {
             self.policy()
         } else if call == Call::GetCanary {
             self.canary()?
+        } else if call == Call::GetOverview {
+            self.overview().await
         } else {
             self.instances().await
         };
@@ -160,7 +168,11 @@ impl Admin {
                 self.dispatcher.stop_canary(Stop::Operator, "an operator has said so");
                 self.canary()?
             }
-            Call::ListInstances | Call::GetPolicy | Call::GetCheckpoint | Call::GetCanary => {
+            Call::ListInstances
+            | Call::GetPolicy
+            | Call::GetCheckpoint
+            | Call::GetCanary
+            | Call::GetOverview => {
                 return self.look(call).await;
             }
         };

@@ -50,6 +50,7 @@ impl Ticket {
         if first {
             let ttft = self.routed_at.elapsed();
             self.dispatcher.counters.first_token(self.arm, ttft);
+            self.dispatcher.recent.first_token(self.request, ttft);
             let secs = ttft.as_secs_f64();
             self.judge(|evidence| evidence.first_token(self.arm, secs));
             self.dispatcher.observe(&Event::FirstToken { request: self.request });
@@ -111,6 +112,7 @@ impl Ticket {
             [&counters.aborted, &arm.aborted]
         };
         both.iter().for_each(|counter| counter.add(1));
+        self.dispatcher.recent.ended(self.request, event);
         self.dispatcher.observe(event);
     }
 }

@@ -14,20 +14,20 @@ use tokio::sync::Semaphore;
 
 use crate::script::{Running, STREAM_HEAD, Script, body_of, chunk, post, response, until, write};
 
-const TOKEN: &str = "0123456789abcdef0123";
+pub(crate) const TOKEN: &str = "0123456789abcdef0123";
 const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 
 fn good() -> String {
     response("200 OK", "application/json", ANSWER)
 }
 
-fn token(folder: &Path) -> Option<AdminSection> {
+pub(crate) fn token(folder: &Path) -> Option<AdminSection> {
     let path = folder.join("token");
     fs::write(&path, TOKEN).unwrap();
     Some(AdminSection::TokenFile(path))
 }
 
-fn request(method: &str, path: &str, token: &str, body: &str) -> String {
+pub(crate) fn request(method: &str, path: &str, token: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "{method} {path} HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
@@ -49,7 +49,7 @@ async fn call(proxy: &Running, method: &str, name: &str, body: &Value) -> (u16, 
 }
 
 /// Calls the API, which must do it.
-async fn done(proxy: &Running, method: &str, name: &str, body: Value) -> Value {
+pub(crate) async fn done(proxy: &Running, method: &str, name: &str, body: Value) -> Value {
     let (status, answer) = call(proxy, method, name, &body).await;
     assert_eq!(status, 200, "{method} {name} {body}: {answer}");
     answer

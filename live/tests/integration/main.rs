@@ -9,6 +9,7 @@
 mod admin;
 mod bench;
 mod canary;
+mod dashboard;
 mod decision_log;
 mod discovery;
 mod failures;
