@@ -25,7 +25,7 @@ const time = (value) => when(value, (secs) => {
 });
 const share = (value) => when(value, (part) => `${places(part * 100, part < 0.0995 ? 2 : 3)} %`);
 const factor = (value) => when(value, (times) => `\u00d7${times.toFixed(2)}`);
-const count = (value) => when(value, (all) => (all < 10000 ? String(Math.round(all)) : new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(all)));
+const count = (value) => when(value, (all) => (all < 10000 ? places(all, 4) : new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(all)));
 const rate = (value) => when(value, (each) => `${each < 10 ? places(each, 2) : Math.round(each)}/s`);
 
 /** Between 2 and 6 round values from `low` to `high`. */
@@ -55,7 +55,7 @@ function extent(values, { isLog, low, high }) {
     return [least, most];
   }
   least = low ?? least;
-  most = high ?? least + (most - least) * 1.1;
+  most = Math.max(high ?? least + (most - least) * 1.1, most);
   return most > least ? [least, most] : [least, least + 1];
 }
 
