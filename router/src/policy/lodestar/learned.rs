@@ -3,7 +3,7 @@
 //! A checkpoint may be of another day, another workload, even of other GPUs under the same names. So what it says is where
 //! learning starts, and counts as few samples only: what is right is confirmed by the first ones, what is wrong is gone after them.
 //!
-//! Not kept: requests in flight, what is in caches, and the heuristic's lines, which tens of samples give.
+//! Not kept: requests in flight, what is in caches and how far that is believed, and the heuristic's lines, which tens of samples give.
 
 use std::collections::BTreeMap;
 
