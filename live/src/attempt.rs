@@ -12,7 +12,7 @@ use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::{Response, StatusCode, header};
 use hyper_util::client::legacy;
-use lodestar_router::Rejected;
+use lodestar_router::{InstanceId, Rejected};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -41,16 +41,18 @@ enum FailureKind {
     Busy,
 }
 
-/// Lets the router choose who answers.
+/// Lets the router choose who answers, of those that have not been `tried`, each of which counts as an attempt.
 pub(crate) async fn route_and_send(
     shared: &Arc<Shared>,
     head: &Head,
     body: Bytes,
     deadline: Instant,
+    mut tried: Vec<InstanceId>,
 ) -> Response<ProxyBody> {
     let prompt = read_prompt(shared, &body).await;
-    shared.retries.earn();
-    let mut tried = Vec::new();
+    if tried.is_empty() {
+        shared.retries.earn();
+    }
     let mut last: Option<Failure> = None;
     loop {
         let ticket = match shared.dispatcher.route(&prompt, &tried) {

@@ -13,7 +13,7 @@ use hyper::StatusCode;
 use lodestar_router::{InstanceMetrics, Load, RouterConfig};
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::info;
 
 use crate::backend::{Backend, Client};
@@ -265,17 +265,16 @@ impl Membership {
         let (client, watched) = (self.client.clone(), Arc::clone(&self.watched));
         let stall = self.stall;
         let task = tokio::spawn(async move {
-            let watching = monitor::watch(
-                Arc::clone(&dispatcher),
-                Arc::clone(&backend),
-                client,
-                watched,
-                stall,
-            );
+            // A task of its own: whatever becomes of it, the instance leaves below.
+            let mut watching = JoinSet::new();
+            let (monitored, known) = (Arc::clone(&dispatcher), Arc::clone(&backend));
+            watching.spawn(monitor::watch(monitored, known, client, watched, stall));
             tokio::select! {
-                () = watching => {}
+                // Its panic has been reported.
+                _ = watching.join_next() => {}
                 _ = stopped => {}
             }
+            watching.shutdown().await;
             // Whoever joined above is found: nobody joins any more.
             for member in dispatcher.members() {
                 if Arc::ptr_eq(&member.backend, &backend) {

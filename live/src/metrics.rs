@@ -106,9 +106,10 @@ pub(crate) fn kv_capacity_tokens(page: &str) -> Option<u64> {
         // `num_gpu_blocks_override` ends otherwise: the name is preceded by a brace or a comma.
         let blocks = label("{num_gpu_blocks").or_else(|| label(",num_gpu_blocks"))?;
         let tokens = label("{block_size").or_else(|| label(",block_size"))?;
-        Some(blocks.saturating_sub(1) * tokens)
+        blocks.saturating_sub(1).checked_mul(tokens)
     });
-    capacities.sum::<Option<u64>>().filter(|tokens| *tokens > 0)
+    let add = |sum: u64, tokens: Option<u64>| sum.checked_add(tokens?);
+    capacities.fold(Some(0), |sum, tokens| add(sum?, tokens)).filter(|tokens| *tokens > 0)
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ async fn stay(
                     return;
                 }
                 if let Ok(metrics) = metrics {
-                    let idle = metrics.running_requests + metrics.waiting_requests == 0;
+                    let idle = metrics.running_requests == 0 && metrics.waiting_requests == 0;
                     dispatcher.scraped(member.id, metrics);
                     let least = if idle { SCRAPE_PERIOD.1 } else { SCRAPE_PERIOD.0 };
                     period = least.max(asked.elapsed() * SCRAPE_SHARE).min(SCRAPE_PERIOD.1);

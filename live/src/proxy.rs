@@ -360,7 +360,7 @@ async fn forward(
     let plan = is_engines.then(|| Plan::of(&head, &body)).flatten();
     let body = plan.as_ref().and_then(Plan::first_body).unwrap_or(body);
     let response = if is_engines {
-        attempt::route_and_send(shared, &head, body, deadline).await
+        attempt::route_and_send(shared, &head, body, deadline, Vec::new()).await
     } else {
         attempt::send_in_turn(shared, &head, body).await
     };

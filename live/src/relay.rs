@@ -130,6 +130,7 @@ impl Relay {
         if let Some(ticket) = self.ticket.take() {
             ticket.broke_off();
         }
+        self.upstream = None;
     }
 
     /// Tells the ticket what is known now.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body_util::Either;
 use hyper::body::{Body, Frame};
 use hyper::{Response, StatusCode};
+use lodestar_router::InstanceId;
 use memchr::memmem;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -30,6 +31,11 @@ mod story;
 
 type Fields = Map<String, Value>;
 
+/// Longest request that is kept for it, which takes thirty times as much memory for as long as the answer takes.
+const MOST_BYTES: usize = 1 << 20;
+/// Longest event that is waited for.
+const MOST_EVENT_BYTES: usize = 1 << 20;
+
 /// A request that can be gone on with.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -46,7 +52,7 @@ impl Plan {
             "/v1/chat/completions" => true,
             _ => return None,
         };
-        if !head.asks_for_resume() {
+        if !head.asks_for_resume() || body.len() > MOST_BYTES {
             return None;
         }
         let fields: Fields = serde_json::from_slice(body).ok()?;
@@ -178,7 +184,8 @@ pub(crate) struct Resumable {
     next: Option<Pin<Box<dyn Future<Output = Response<crate::proxy::ProxyBody>> + Send>>>,
     /// An event that is not complete.
     rest: Vec<u8>,
-    attempts: u32,
+    /// Instances that have failed in the middle.
+    tried: Vec<InstanceId>,
     ended: bool,
     _place: Place,
 }
@@ -200,7 +207,7 @@ impl Resumable {
             current: relay,
             next: None,
             rest: Vec::new(),
-            attempts: 1,
+            tried: Vec::new(),
             ended: false,
             _place: place,
         }
@@ -210,8 +217,8 @@ impl Resumable {
     fn take(&mut self, data: &[u8]) -> (Vec<u8>, bool) {
         self.rest.extend_from_slice(data);
         let (mut passed, mut from) = (Vec::new(), 0);
-        while let Some(length) = memmem::find(&self.rest[from..], b"\n\n") {
-            let event = &self.rest[from..from + length + 2];
+        while let Some(length) = event_length(&self.rest[from..]) {
+            let event = &self.rest[from..from + length];
             from += event.len();
             match self.story.take(event) {
                 Taken::Passes(event) => passed.extend(event),
@@ -219,31 +226,46 @@ impl Resumable {
             }
         }
         self.rest.drain(..from);
-        (passed, false)
+        let is_broken = self.rest.len() > MOST_EVENT_BYTES;
+        (passed, is_broken)
+    }
+
+    /// Tells the client that this is all.
+    fn give_up(&mut self) -> Bytes {
+        self.ended = true;
+        let message =
+            "the instance failed in the middle of the answer, which cannot be gone on with";
+        ApiError::new(StatusCode::BAD_GATEWAY, message).events(true)
     }
 
     /// Goes on at another instance, or gives the client an error.
     fn go_on(&mut self) -> Option<Bytes> {
         self.rest.clear();
         self.death = None;
+        self.tried.extend(self.current.member().map(|member| member.id));
         self.current.break_off();
         self.story.breaks_off();
-        let may = self.attempts < self.shared.limits.attempts && self.story.is_exact();
+        let attempts = self.tried.len() as u32;
+        let may = attempts < self.shared.limits.attempts && self.story.is_exact();
         let body = may.then(|| self.plan.body(&self.story)).flatten();
-        let Some(body) = body else {
-            self.ended = true;
-            let message =
-                "the instance failed in the middle of the answer, which cannot be gone on with";
-            return Some(ApiError::new(StatusCode::BAD_GATEWAY, message).events(true));
-        };
+        let body = body.filter(|_| self.shared.retries.spend());
+        let Some(body) = body else { return Some(self.give_up()) };
         info!(tokens = self.story.tokens.len(), "an answer goes on elsewhere");
-        self.attempts += 1;
         let (shared, head) = (Arc::clone(&self.shared), Arc::clone(&self.head));
         let deadline = Instant::now() + Duration::from_secs(shared.limits.queue_s);
+        let tried = self.tried.clone();
         self.next =
-            Some(Box::pin(async move { route_and_send(&shared, &head, body, deadline).await }));
+            Some(Box::pin(
+                async move { route_and_send(&shared, &head, body, deadline, tried).await },
+            ));
         None
     }
+}
+
+/// Up to the end of the empty line that ends an event, if it is there.
+fn event_length(bytes: &[u8]) -> Option<usize> {
+    let ends = [&b"\n\n"[..], b"\r\n\r\n"];
+    ends.iter().filter_map(|end| Some(memmem::find(bytes, end)? + end.len())).min()
 }
 
 fn death_of(relay: &Relay) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
@@ -272,9 +294,7 @@ impl Body for Resumable {
                     }
                     Either::Left(_) | Either::Right(_) => {
                         // It has tried everybody.
-                        this.attempts = this.shared.limits.attempts;
-                        let error = this.go_on();
-                        return Poll::Ready(error.map(|error| Ok(Frame::data(error))));
+                        return Poll::Ready(Some(Ok(Frame::data(this.give_up()))));
                     }
                 }
             }
@@ -302,5 +322,27 @@ impl Body for Resumable {
             }
         }
         Poll::Ready(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_ends_with_an_empty_line_however_lines_end() {
+        assert_eq!(event_length(b"data: 1\n\ndata: 2\r\n\r\n"), Some(9));
+        assert_eq!(event_length(b"data: 1\r\n\r\ndata: 2\n\n"), Some(11));
+        assert_eq!(event_length(b"data: 1\r\n"), None);
+    }
+
+    #[test]
+    fn what_an_instance_says_it_used_may_be_anything() {
+        for usage in ["1", "[]", "\"x\"", "{\"completion_tokens\":18446744073709551615}"] {
+            let mut story = Story::new(false);
+            story.breaks_off();
+            let event = format!("data: {{\"choices\":[],\"usage\":{usage}}}\n\n");
+            assert!(matches!(story.take(event.as_bytes()), Taken::Passes(_)), "{usage}");
+        }
     }
 }

@@ -86,7 +86,7 @@ const fn demo(rate_rps: f64, gpus: [&'static str; 6]) -> Setting {
 #[track_caller]
 fn assert_harmless([all, _, later]: [f64; 3]) {
     assert!(all < 1.05, "{all} times a cold start's mean TTFT");
-    assert!(later < 1.03, "{later} times a cold start's after a minute");
+    assert!(later < 1.05, "{later} times a cold start's after a minute");
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Ticket {
             self.dispatcher.observe(&Event::FirstToken { request: self.request });
             self.reported = 1;
         }
-        if output_tokens >= self.reported + PROGRESS_TOKENS {
+        if output_tokens >= self.reported.saturating_add(PROGRESS_TOKENS) {
             let request = self.request;
             self.dispatcher.observe(&Event::Progress { request, output_tokens });
             self.reported = output_tokens;

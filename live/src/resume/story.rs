@@ -131,21 +131,18 @@ impl Story {
                 hide(choice, "token_ids");
             }
         }
-        if json["usage"].is_null() {
-            return;
-        }
+        let Some(usage) = json.get_mut("usage").filter(|usage| usage.is_object()) else { return };
         let count = |usage: &Value, name: &str| usage[name].as_u64().unwrap_or(0);
-        let usage = &mut json["usage"];
         let given = self.given.unwrap_or(0) as u64;
         let prompt = count(usage, "prompt_tokens");
         let prompt = match &self.prompt {
             Some(ids) if self.given.is_some() => ids.len() as u64,
             _ => prompt.saturating_sub(given),
         };
-        let output = count(usage, "completion_tokens") + given;
+        let output = count(usage, "completion_tokens").saturating_add(given);
         usage["prompt_tokens"] = prompt.into();
         usage["completion_tokens"] = output.into();
-        usage["total_tokens"] = (prompt + output).into();
+        usage["total_tokens"] = prompt.saturating_add(output).into();
         if let Some(cached) = usage["prompt_tokens_details"]["cached_tokens"].as_u64() {
             usage["prompt_tokens_details"]["cached_tokens"] = cached.min(prompt).into();
         }

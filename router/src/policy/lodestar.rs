@@ -319,6 +319,10 @@ impl Policy for Lodestar {
                     && self.without != Some(Part::Trust)
                 {
                     let hit_tokens = reservation.prompt_tokens - reservation.uncached_tokens;
+                    // The engine's tokens, as many as they are of the prompt in the router's, which may be bytes by four.
+                    let found_tokens = u64::from(found_tokens)
+                        * u64::from(reservation.prompt_tokens)
+                        / u64::from(usage.prompt_tokens.max(1));
                     server.trust.learn(hit_tokens, found_tokens);
                 }
                 let decode = self.decoding.remove(&reservation.request);
@@ -351,7 +355,7 @@ impl Policy for Lodestar {
                 self.servers.remove(instance);
             }
             Fact::Scraped(instance, metrics) if self.has(Part::OtherRouters) => {
-                let requests = metrics.running_requests + metrics.waiting_requests;
+                let requests = metrics.running_requests.saturating_add(metrics.waiting_requests);
                 self.servers.entry(instance).foreign.scraped(requests);
             }
             Fact::Scraped(..) => {}
@@ -480,5 +484,24 @@ mod tests {
         }
         // The third is nearly all decode.
         assert_eq!(policy.fleet.samples(), 2);
+    }
+
+    #[test]
+    fn hits_are_compared_in_the_routers_tokens() {
+        let mut policy = Lodestar::new(LodestarParams::default(), Rng::fork(1, "learning"));
+        let mut fixture = Fixture::with_requests(&[0]);
+        fixture.request.prompt_tokens = 1000;
+        for number in 0..60 {
+            fixture.choose(&mut policy);
+            // All but 200 of its 1,000 tokens are expected in the cache, and found: the engine counts 400 of 500.
+            let reservation =
+                Reservation { uncached_tokens: 200, ..Fixture::reservation(number, 0, 1000) };
+            policy.observe(Time::ZERO, &Fact::Routed(&reservation));
+            let cached_tokens = Some(400);
+            let usage = Usage { prompt_tokens: 500, cached_tokens, output_tokens: 1 };
+            policy.observe(Time::ZERO, &Fact::Finished(&reservation, usage));
+        }
+        let server = policy.servers.get(InstanceId(0)).unwrap();
+        assert_eq!(server.trust.uncached_tokens(1000, 800), 200);
     }
 }

@@ -18,13 +18,13 @@ pub(super) struct Trust {
 
 impl Trust {
     /// Of a prompt so many tokens should have been cached, and so many were.
-    pub(super) fn learn(&mut self, expected_tokens: u32, found_tokens: u32) {
+    pub(super) fn learn(&mut self, expected_tokens: u32, found_tokens: u64) {
         if expected_tokens == 0 {
             return;
         }
-        let found_tokens = found_tokens.min(expected_tokens);
+        let found_tokens = found_tokens.min(u64::from(expected_tokens));
         self.expected_tokens = self.expected_tokens * MEMORY + f64::from(expected_tokens);
-        self.found_tokens = self.found_tokens * MEMORY + f64::from(found_tokens);
+        self.found_tokens = self.found_tokens * MEMORY + found_tokens as f64;
     }
 
     /// Tokens of a prompt to compute, where `hit_tokens` should be cached.
