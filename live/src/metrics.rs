@@ -98,7 +98,7 @@ fn number(name: &'static str, line: usize, value: &str) -> Result<f64, MetricsEr
 /// block of each holds nothing. `None` if the page does not say.
 pub(crate) fn kv_capacity_tokens(page: &str) -> Option<u64> {
     let info = page.lines().filter(|line| line.starts_with("vllm:cache_config_info{"));
-    let capacities = info.map(|line| {
+    let mut capacities = info.map(|line| {
         let label = |name: &str| -> Option<u64> {
             let (_, rest) = line.split_once(&format!("{name}=\""))?;
             rest.split('"').next()?.parse().ok()
@@ -109,7 +109,7 @@ pub(crate) fn kv_capacity_tokens(page: &str) -> Option<u64> {
         blocks.saturating_sub(1).checked_mul(tokens)
     });
     let add = |sum: u64, tokens: Option<u64>| sum.checked_add(tokens?);
-    capacities.fold(Some(0), |sum, tokens| add(sum?, tokens)).filter(|tokens| *tokens > 0)
+    capacities.try_fold(0, add).filter(|tokens| *tokens > 0)
 }
 
 #[cfg(test)]
