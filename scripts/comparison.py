@@ -4,7 +4,7 @@
     scripts/comparison.py OUT [--tables deployed ideal left parts paper] [--only NAME ...] [--seeds 5]
                               [--lodestar target/release/lodestar]
 
-Makes a sweep for each table and scenario in OUT/TABLE/SCENARIO, an hour and a half in all on two idle cores, and prints the
+Makes a sweep for each table and scenario in OUT/TABLE/SCENARIO, and prints the
 tables as they get ready. Sweeps that OUT has already are continued. OUT/TABLE/SCENARIO/report.html shows each of them.
 """
 

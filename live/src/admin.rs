@@ -134,11 +134,8 @@ impl Admin {
     }
 
     async fn call(&self, call: Call, body: &[u8]) -> Result<Bytes, ApiFailure> {
-        if !call.changes() {
-            return self.look(call).await;
-        }
-        let _alone = self.changing.lock().await;
-        self.change(call, body).await
+        let _alone = if call.changes() { Some(self.changing.lock().await) } else { None };
+        self.act(call, body).await
     }
 }
 

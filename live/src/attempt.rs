@@ -65,6 +65,8 @@ pub(crate) async fn route_and_send(
                     Err(error) => return error.response_left(),
                 }
             }
+            // Somebody has joined since.
+            Err(Rejected::NoInstance) if tried.is_empty() => continue,
             Err(rejected) => return last.map_or_else(|| refuse(rejected), |last| last.answer),
         };
         let member = Arc::clone(ticket.member());

@@ -27,6 +27,7 @@ use self::exchange::exchange;
 use self::pacer::{Pacer, Schedule};
 use self::prompt::Answers;
 use crate::backend::{Backend, Client, InvalidUrl, client};
+use crate::models::Models;
 use crate::run::runtime;
 use crate::tls::as_the_system;
 
@@ -345,10 +346,6 @@ async fn first_model(
     authorization: Option<HeaderValue>,
 ) -> Result<String, String> {
     #[derive(Deserialize)]
-    struct Models {
-        data: Vec<Model>,
-    }
-    #[derive(Deserialize)]
     struct Model {
         id: String,
     }
@@ -357,7 +354,7 @@ async fn first_model(
     if page.status != StatusCode::OK {
         return Err(format!("it answers {}", page.status));
     }
-    let models: Models = serde_json::from_slice(&page.body)
+    let models: Models<Model> = serde_json::from_slice(&page.body)
         .map_err(|error| format!("not a list of models: {error}"))?;
     models.data.into_iter().next().map(|model| model.id).ok_or_else(|| "it serves none".to_owned())
 }

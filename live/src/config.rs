@@ -223,6 +223,16 @@ impl ServeConfig {
                 return Err(ConfigError::Zero(name));
             }
         }
+        for (name, seconds) in [
+            ("limits.queue_s", limits.queue_s),
+            ("limits.idle_s", limits.idle_s),
+            ("limits.stall_s", limits.stall_s),
+            ("limits.drain_s", limits.drain_s),
+        ] {
+            if seconds > 86_400 {
+                return Err(ConfigError::AboveADay(name));
+            }
+        }
         self.check_arms(&entries)?;
         self.tls.as_ref().map(crate::tls::acceptor).transpose()?;
         let authorities = self.instance_authorities.as_deref();

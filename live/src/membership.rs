@@ -155,12 +155,17 @@ impl Membership {
             }
         }
         for (backend, entry) in backends.into_iter().zip(entries) {
-            if !known.contains_key(&backend.url) {
-                let (url, entry) = (backend.url.clone(), entry.clone());
-                let backend = Arc::new(backend);
-                let watch = Some(self.watch(&backend));
-                known.insert(url, Known { entry, backend, origin, watch });
+            if let Some(instance) = known.get_mut(&backend.url) {
+                // One that an operator has added is the list's from now on, if it is the same.
+                if instance.entry == *entry {
+                    instance.origin = origin;
+                }
+                continue;
             }
+            let (url, entry) = (backend.url.clone(), entry.clone());
+            let backend = Arc::new(backend);
+            let watch = Some(self.watch(&backend));
+            known.insert(url, Known { entry, backend, origin, watch });
         }
         Ok(())
     }

@@ -18,9 +18,10 @@ use crate::proxy::{ProxyBody, Shared};
 /// Who does not answer in time is left out.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The page, with so much of each model.
 #[derive(Deserialize)]
-struct Models {
-    data: Vec<Value>,
+pub(crate) struct Models<M> {
+    pub(crate) data: Vec<M>,
 }
 
 /// Asks every instance.
@@ -40,7 +41,7 @@ pub(crate) async fn merged(shared: &Arc<Shared>, headers: &HeaderMap) -> Respons
     pages.sort_unstable_by_key(|(index, _)| *index);
     let mut data: Vec<Value> = Vec::new();
     for (_, page) in &pages {
-        let Ok(models) = serde_json::from_slice::<Models>(&page.body) else { continue };
+        let Ok(models) = serde_json::from_slice::<Models<Value>>(&page.body) else { continue };
         for model in models.data {
             if data.iter().all(|known| known.get("id") != model.get("id")) {
                 data.push(model);

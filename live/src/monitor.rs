@@ -18,6 +18,7 @@ use crate::backend::{Backend, Client, FetchError};
 use crate::dispatcher::{Dispatcher, Member};
 use crate::kv_events;
 use crate::metrics::{kv_capacity_tokens, parse_metrics};
+use crate::models::Models;
 use crate::progress::{ProgressWatch, hangs};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -158,7 +159,7 @@ async fn probe(
     }
     let (status, models) = fetch(backend, client, "/v1/models").await?;
     // Where an API key is needed, clients have it and we do not: the length stays unknown.
-    let models: Models = if status == StatusCode::OK {
+    let models: Models<Model> = if status == StatusCode::OK {
         serde_json::from_str(&models).map_err(|error| format!("/v1/models: {error}"))?
     } else {
         Models { data: Vec::new() }
@@ -184,11 +185,6 @@ async fn fetch(
         Ok(Err(error)) => Err::<_, FetchError>(error).map_err(|error| format!("{path}: {error}")),
         Err(_) => Err(format!("{path}: no answer in {} s", PROBE_TIMEOUT.as_secs())),
     }
-}
-
-#[derive(Deserialize)]
-struct Models {
-    data: Vec<Model>,
 }
 
 #[derive(Deserialize)]

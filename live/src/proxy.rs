@@ -352,7 +352,6 @@ async fn forward(
         Ok(body) => body,
         Err(error) => return error.response_left().map(Either::Left),
     };
-    let deadline = room.deadline;
     let place = match shared.queue.place(room).await {
         Ok(place) => place,
         Err(error) => return error.response_left().map(Either::Left),
@@ -360,7 +359,7 @@ async fn forward(
     let plan = is_engines.then(|| Plan::of(&head, &body)).flatten();
     let body = plan.as_ref().and_then(Plan::first_body).unwrap_or(body);
     let response = if is_engines {
-        attempt::route_and_send(shared, &head, body, deadline, Vec::new()).await
+        attempt::route_and_send(shared, &head, body, place.deadline, Vec::new()).await
     } else {
         attempt::send_in_turn(shared, &head, body).await
     };

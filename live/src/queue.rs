@@ -36,17 +36,15 @@ pub(crate) struct Queue {
 
 /// A request that was let in and has no place yet.
 #[derive(Debug)]
-pub(crate) struct Room {
-    permit: OwnedSemaphorePermit,
-    /// It waits no longer than this.
-    pub(crate) deadline: Instant,
-}
+pub(crate) struct Room(OwnedSemaphorePermit);
 
 /// A place among those that are served.
 #[derive(Debug)]
 pub(crate) struct Place {
     queue: Arc<Queue>,
     _permits: [OwnedSemaphorePermit; 2],
+    /// It waits for an instance no longer than this.
+    pub(crate) deadline: Instant,
     answered: bool,
 }
 
@@ -71,13 +69,13 @@ impl Queue {
         let Ok(permit) = Arc::clone(&self.rooms).try_acquire_owned() else {
             return Err(self.full());
         };
-        let deadline = Instant::now() + Duration::from_secs(self.limits.queue_s);
-        Ok(Room { permit, deadline })
+        Ok(Room(permit))
     }
 
-    /// Waits for a place.
+    /// Waits for a place, from now on: how long a client took to send its body is not held against it.
     pub(crate) async fn place(self: &Arc<Self>, room: Room) -> Result<Place, ApiError> {
-        let Room { permit: room, deadline } = room;
+        let Room(room) = room;
+        let deadline = Instant::now() + Duration::from_secs(self.limits.queue_s);
         // Finds no place while others wait for one: those that are given back go to them first.
         let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => place,
@@ -86,7 +84,7 @@ impl Queue {
                 self.wait(deadline, place).await?.map_err(|_| self.full())?
             }
         };
-        Ok(Place { queue: Arc::clone(self), _permits: [room, place], answered: false })
+        Ok(Place { queue: Arc::clone(self), _permits: [room, place], deadline, answered: false })
     }
 
     /// Waits, in turn, for something that is there for everybody once it is there.
@@ -255,6 +253,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_wait_begins_when_the_body_is_there() {
+        let queue = queue(1, 0, 10);
+        let room = queue.enter().unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let read = Instant::now();
+        let place = queue.place(room).await.unwrap();
+        assert!(place.deadline >= read + Duration::from_secs(10));
+    }
+
+    #[tokio::test]
     async fn those_who_wait_for_an_instance_go_on_in_the_order_in_which_they_came() {
         let queue = queue(8, 8, 60);
         let (there, _) = watch::channel(false);
@@ -263,7 +271,7 @@ mod tests {
         for number in 0..5 {
             let (queue, order) = (Arc::clone(&queue), Arc::clone(&order));
             let mut there = there.subscribe();
-            let deadline = queue.enter().unwrap().deadline;
+            let deadline = Instant::now() + Duration::from_secs(60);
             waiters.spawn(async move {
                 let there = async move { drop(there.wait_for(|there| *there).await) };
                 queue.turn(deadline, there).await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lodestar_router::{Duration, InstanceId, PolicyConfig, RouterConfig, Time};
 use lodestar_sim::engine::EngineConfig;
-use lodestar_sim::step_time::{GpuStepTime, HingeCoefficients, StepTime};
+use lodestar_sim::step_time::{GpuStepTime, StepTime};
 use lodestar_sim::{
     ClusterConfig, InstanceConfig, Outcome, PlannedEvent, PlannedKind, RunOutput, Stuck, simulate,
     simulate_placed,
@@ -12,17 +12,9 @@ use lodestar_sim::{
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use proptest::prelude::*;
 
-const STEP_TIME: HingeCoefficients = HingeCoefficients {
-    host_ms: 1.0,
-    t0_ms: 0.5,
-    w_ms: 7.0,
-    b_us_per_token: 50.0,
-    c_ns_per_pair: 3.0,
-    d_us_per_decode_request: 2.0,
-    e_ns_per_context_token: 90.0,
-    p: 1.9,
-    mixed_factor: 2.1,
-};
+use common::STEP_TIME;
+
+mod common;
 
 fn cluster(instances: usize, plan: Vec<PlannedEvent>) -> ClusterConfig {
     let engine = EngineConfig { max_num_batched_tokens: 256, ..EngineConfig::new(80, 512) };

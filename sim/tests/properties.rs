@@ -8,24 +8,17 @@ use lodestar_sim::content::PromptKeys;
 use lodestar_sim::engine::{
     Engine, EngineConfig, EngineEvent, NewRequest, Progress, SchedulingPolicy,
 };
-use lodestar_sim::step_time::{GpuStepTime, HingeCoefficients, StepTime};
+use lodestar_sim::step_time::{GpuStepTime, StepTime};
 use lodestar_sim::{ClusterConfig, InstanceConfig, Outcome, Stuck, simulate};
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use proptest::prelude::*;
 
+use common::STEP_TIME;
+
+mod common;
+
 /// About two steps.
 const STEP: Duration = Duration::from_millis(16);
-const STEP_TIME: HingeCoefficients = HingeCoefficients {
-    host_ms: 1.0,
-    t0_ms: 0.5,
-    w_ms: 7.0,
-    b_us_per_token: 50.0,
-    c_ns_per_pair: 3.0,
-    d_us_per_decode_request: 2.0,
-    e_ns_per_context_token: 90.0,
-    p: 1.9,
-    mixed_factor: 2.1,
-};
 
 fn step_time(max_tokens: u32) -> StepTime {
     StepTime::Gpu(Arc::new(GpuStepTime::new(&STEP_TIME, &[], max_tokens)))

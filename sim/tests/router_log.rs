@@ -10,17 +10,11 @@ use lodestar_sim::step_time::{GpuStepTime, HingeCoefficients, StepTime};
 use lodestar_sim::{ClusterConfig, InstanceConfig, simulate, simulate_logged};
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 
-const STEP_TIME: HingeCoefficients = HingeCoefficients {
-    host_ms: 1.0,
-    t0_ms: 0.5,
-    w_ms: 7.0,
-    b_us_per_token: 1500.0,
-    c_ns_per_pair: 3.0,
-    d_us_per_decode_request: 2.0,
-    e_ns_per_context_token: 90.0,
-    p: 1.9,
-    mixed_factor: 2.1,
-};
+mod common;
+
+/// Slow at prompts.
+const STEP_TIME: HingeCoefficients =
+    HingeCoefficients { b_us_per_token: 1500.0, ..common::STEP_TIME };
 
 fn cluster() -> ClusterConfig {
     let engine = EngineConfig { max_num_batched_tokens: 256, ..EngineConfig::new(80, 512) };

@@ -8,17 +8,11 @@ use lodestar_sim::step_time::{GpuStepTime, HingeCoefficients, StepTime};
 use lodestar_sim::{ClusterConfig, InstanceConfig, RequestRecord, RunOutput, simulate};
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 
-const STEP_TIME: HingeCoefficients = HingeCoefficients {
-    host_ms: 1.0,
-    t0_ms: 0.5,
-    w_ms: 7.0,
-    b_us_per_token: 1500.0,
-    c_ns_per_pair: 3.0,
-    d_us_per_decode_request: 2.0,
-    e_ns_per_context_token: 90.0,
-    p: 1.9,
-    mixed_factor: 2.1,
-};
+mod common;
+
+/// Slow at prompts.
+const STEP_TIME: HingeCoefficients =
+    HingeCoefficients { b_us_per_token: 1500.0, ..common::STEP_TIME };
 
 /// A request every 125 ms, on three equal instances: the first poll after 5,000 samples is at 630 s, after 5,040 requests.
 fn run(policy: &str, seed: u64) -> RunOutput {

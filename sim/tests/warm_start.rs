@@ -53,7 +53,7 @@ fn mean_ttft_ms(output: &RunOutput) -> [f64; 3] {
     [mean(0.0, f64::MAX), mean(0.0, 60.0), mean(60.0, f64::MAX)]
 }
 
-const SEEDS: [u64; 3] = [1, 2, 3];
+const SEEDS: [u64; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
 fn compare(name: &str, trained: &Setting, then: &Setting) -> [f64; 3] {
     let (mut cold, mut warm) = ([0.0; 3], [0.0; 3]);
@@ -86,7 +86,7 @@ const fn demo(rate_rps: f64, gpus: [&'static str; 6]) -> Setting {
 #[track_caller]
 fn assert_harmless([all, _, later]: [f64; 3]) {
     assert!(all < 1.05, "{all} times a cold start's mean TTFT");
-    assert!(later < 1.05, "{later} times a cold start's after a minute");
+    assert!(later < 1.03, "{later} times a cold start's after a minute");
 }
 
 #[test]

@@ -112,25 +112,10 @@ struct Named {
 }
 
 impl Admin {
-    pub(super) async fn look(&self, call: Call) -> Result<Bytes, ApiFailure> {
-        if call == Call::GetCheckpoint {
-            let checkpoint = self.dispatcher.checkpoint(Arm::Baseline);
-            return Ok(print(&checkpoint.ok_or_else(|| self.no_checkpoint())?).into());
-        }
-        let answer = if call == Call::GetPolicy {
-            self.policy()
-        } else if call == Call::GetCanary {
-            self.canary()?
-        } else if call == Call::GetOverview {
-            self.overview().await
-        } else {
-            self.instances().await
-        };
-        Ok(line(&answer))
-    }
-
-    pub(super) async fn change(&self, call: Call, body: &[u8]) -> Result<Bytes, ApiFailure> {
+    /// Does it. The caller sees to it that changes happen one after another.
+    pub(super) async fn act(&self, call: Call, body: &[u8]) -> Result<Bytes, ApiFailure> {
         let answer = match call {
+            Call::ListInstances => self.instances().await,
             Call::AddInstance => {
                 let entry: InstanceEntry = read(body)?;
                 self.membership.add(&entry).await?;
@@ -168,13 +153,13 @@ impl Admin {
                 self.dispatcher.stop_canary(Stop::Operator, "an operator has said so");
                 self.canary()?
             }
-            Call::ListInstances
-            | Call::GetPolicy
-            | Call::GetCheckpoint
-            | Call::GetCanary
-            | Call::GetOverview => {
-                return self.look(call).await;
+            Call::GetPolicy => self.policy(),
+            Call::GetCheckpoint => {
+                let checkpoint = self.dispatcher.checkpoint(Arm::Baseline);
+                return Ok(print(&checkpoint.ok_or_else(|| self.no_checkpoint())?).into());
             }
+            Call::GetCanary => self.canary()?,
+            Call::GetOverview => self.overview().await,
         };
         Ok(line(&answer))
     }

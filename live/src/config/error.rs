@@ -48,6 +48,9 @@ pub enum ConfigError {
     /// A number that is zero.
     #[error("`{0}` is 0; it must be at least 1")]
     Zero(&'static str),
+    /// A wait that nobody means.
+    #[error("`{0}` is above a day, 86400; give it in seconds")]
+    AboveADay(&'static str),
     /// The policy would be blind.
     #[error(
         "policy `{0}` with information \"deployed\" learns by KV events; give every instance its `kv_events` and name \

@@ -83,6 +83,10 @@ fn what_is_wrong_is_named() {
         ("instances = [{url = 'a:1'}]", "instance `a:1`: "),
         ("instances = [{url = 'http://a:1'}]\nlimit = 1", "unknown field `limit`"),
         ("instances = [{url = 'http://a:1'}]\nlimits.attempts = 0", "`limits.attempts` is 0"),
+        (
+            "instances = [{url = 'http://a:1'}]\nlimits.queue_s = 10000000000000",
+            "`limits.queue_s` is above a day",
+        ),
         ("instances = [{url = 'http://a:1'}]\nrouter.policy = {name = 'x'}", "unknown variant `x`"),
         (
             "instances = [{url = 'http://a:1'}]\nrouter.checkpoint = 'c.json'",

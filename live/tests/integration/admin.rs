@@ -10,7 +10,6 @@ use lodestar_router::{Load, LogEntry, LogReplay, PolicyConfig};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 use crate::script::{Running, STREAM_HEAD, Script, body_of, chunk, post, response, until, write};
 
@@ -98,16 +97,7 @@ async fn without_the_token_nobody_gets_in_and_no_instance_is_asked() {
 #[tokio::test]
 async fn instances_are_added_drained_and_removed() {
     let folder = tempfile::tempdir().unwrap();
-    let permits = Arc::new(Semaphore::new(0));
-    let given = Arc::clone(&permits);
-    let slow = Script::start(move |_, stream| {
-        let permits = Arc::clone(&given);
-        async move {
-            permits.acquire().await.unwrap().forget();
-            write(&stream, &good()).await
-        }
-    })
-    .await;
+    let (slow, permits) = Script::says_when_permitted(good()).await;
     let other = Script::says(good()).await;
     let proxy = Running::with(&[&slow], |config| config.admin = token(folder.path())).await;
     let proxy = Arc::new(proxy);
@@ -176,6 +166,33 @@ async fn what_discovery_lists_can_be_drained_and_not_removed() {
     assert!(status == 409 && message.contains("drain it"), "{message}");
     done(&proxy, "POST", "instances/drain", body).await;
     assert_eq!(state(&proxy, &script).await.as_deref(), Some("drained"));
+}
+
+#[tokio::test]
+async fn an_instance_that_discovery_lists_too_is_discoverys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, path) = (Script::says(good()).await, folder.path().join("list.json"));
+    fs::write(&path, r#"{"instances": []}"#).unwrap();
+    let proxy = Running::with(&[], |config| {
+        config.admin = token(folder.path());
+        config.discovery = Some(lodestar_live::Discovery::File(path.clone()));
+    })
+    .await;
+    let entry = json!({"url": script.url()});
+    done(&proxy, "POST", "instances", entry.clone()).await;
+    let origin = async || {
+        let list = done(&proxy, "GET", "instances", Value::Null).await;
+        list["instances"][0]["origin"].clone()
+    };
+    assert_eq!(origin().await, "operator");
+    fs::write(&path, json!({"instances": [entry]}).to_string()).unwrap();
+    while origin().await != "discovery" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    fs::write(&path, r#"{"instances": []}"#).unwrap();
+    while state(&proxy, &script).await.is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

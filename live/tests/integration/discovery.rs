@@ -5,9 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lodestar_live::{Discovery, DnsDiscovery, InstanceEntry, Proxy, ServeConfig};
-use tokio::sync::Semaphore;
 
-use crate::script::{Running, Script, body_of, response, until, write};
+use crate::script::{Running, Script, body_of, response, until};
 
 const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 
@@ -39,16 +38,7 @@ fn urls(proxy: &Running) -> Vec<String> {
 async fn the_list_in_a_file_is_followed_and_a_damaged_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("instances.toml");
-    let permits = Arc::new(Semaphore::new(0));
-    let given = Arc::clone(&permits);
-    let slow = Script::start(move |_, stream| {
-        let permits = Arc::clone(&given);
-        async move {
-            permits.acquire().await.unwrap().forget();
-            write(&stream, &good()).await
-        }
-    })
-    .await;
+    let (slow, permits) = Script::says_when_permitted(good()).await;
     let other = Script::says(good()).await;
     list(&path, &[&slow]);
     let proxy = Arc::new(proxy(Discovery::File(path.clone()), 1).await);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lodestar_live::{Proxy, ProxyView, ServeConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 pub(crate) const MODELS: &str = r#"{"object":"list","data":[{"id":"m","max_model_len":4096}]}"#;
 
@@ -97,6 +97,20 @@ impl Script {
             async move { write(&stream, &answer).await }
         })
         .await
+    }
+
+    /// One that writes once for every permit.
+    pub(crate) async fn says_when_permitted(answer: String) -> (Self, Arc<Semaphore>) {
+        let permits = Arc::new(Semaphore::new(0));
+        let given = Arc::clone(&permits);
+        let script = Self::start(move |_, stream| {
+            let (permits, answer) = (Arc::clone(&given), answer.clone());
+            async move {
+                permits.acquire().await.unwrap().forget();
+                write(&stream, &answer).await
+            }
+        });
+        (script.await, permits)
     }
 
     pub(crate) fn url(&self) -> String {
