@@ -6,6 +6,8 @@
 //! measured too.
 
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod pacer;
 mod prompt;
 mod wire;

@@ -117,9 +117,19 @@ pub fn write_checkpoint(path: &Path, checkpoint: &Checkpoint) -> Result<(), Chec
 /// A file's contents.
 pub(crate) fn print(checkpoint: &Checkpoint) -> String {
     let body = serde_json::to_string(checkpoint).expect("numbers and names");
-    let header = Header { lodestar_checkpoint: LAYOUT, xxh3: checksum(body.as_bytes()) };
-    let header = serde_json::to_string(&header).expect("a number and a string");
+    let header = header(body.as_bytes());
     format!("{header}\n{body}\n")
+}
+
+fn header(body: &[u8]) -> String {
+    let header = Header { lodestar_checkpoint: LAYOUT, xxh3: checksum(body) };
+    serde_json::to_string(&header).expect("a number and a string")
+}
+
+/// A file with that second line, whatever it is.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn with_header(body: &[u8]) -> Vec<u8> {
+    [header(body).as_bytes(), b"\n", body, b"\n"].concat()
 }
 
 fn checksum(body: &[u8]) -> String {

@@ -7,6 +7,8 @@
 
 mod dns;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod kubernetes;
 
 use std::convert::Infallible;

@@ -7,6 +7,8 @@
 //!
 //! One task for each stay of an instance in the fleet, so that one that comes back is heard from the beginning.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod mirror;
 mod wire;
 

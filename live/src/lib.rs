@@ -19,6 +19,9 @@ mod counters;
 mod decision_log;
 mod discovery;
 mod dispatcher;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keeper;
 mod kv_events;
 mod listener;

@@ -26,6 +26,9 @@ pub enum MetricsError {
     },
 }
 
+/// An instance that says that it has more requests is believed to have so many. Policies add them up.
+pub(crate) const MOST_REQUESTS: u32 = 1 << 20;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Field {
     Running,
@@ -72,9 +75,10 @@ pub fn parse_metrics(page: &str) -> Result<InstanceMetrics, MetricsError> {
         let before = slot.unwrap_or(0.0);
         *slot = Some(if field == Field::KvUsage { number.max(before) } else { number + before });
     }
+    let requests = |count: f64| (count as u32).min(MOST_REQUESTS);
     Ok(InstanceMetrics {
-        running_requests: running.ok_or(MetricsError::Missing("running"))? as u32,
-        waiting_requests: waiting.ok_or(MetricsError::Missing("waiting"))? as u32,
+        running_requests: requests(running.ok_or(MetricsError::Missing("running"))?),
+        waiting_requests: requests(waiting.ok_or(MetricsError::Missing("waiting"))?),
         kv_usage: kv_usage.unwrap_or(0.0),
         preemptions: preemptions.unwrap_or(0.0) as u64,
     })
@@ -181,6 +185,12 @@ vllm:num_preemptions_created{engine="0",model_name="tiny"} 1.7952211836536677e+0
         assert_eq!(kv_capacity_tokens(&format!("{line}\n{line}")), Some(2 * 2047 * 32));
         assert_eq!(kv_capacity_tokens(PAGE), None);
         assert_eq!(kv_capacity_tokens(&line.replace("\"2048\"", "\"None\"")), None);
+    }
+
+    #[test]
+    fn more_requests_than_there_can_be_are_many() {
+        let metrics = parse_metrics(&PAGE.replace(" 2.0", " 1e300")).unwrap();
+        assert_eq!((metrics.running_requests, metrics.waiting_requests), (MOST_REQUESTS, 1));
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::queue::Place;
 use crate::relay::{BoxError, Relay};
 use crate::resume::story::{Story, Taken};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod story;
 
 type Fields = Map<String, Value>;
@@ -55,6 +57,10 @@ impl Plan {
         if !head.asks_for_resume() || body.len() > MOST_BYTES {
             return None;
         }
+        Self::read(is_chat, body)
+    }
+
+    fn read(is_chat: bool, body: &[u8]) -> Option<Self> {
         let fields: Fields = serde_json::from_slice(body).ok()?;
         let is_streamed = fields.get("stream") == Some(&Value::Bool(true));
         let is_ids = |ids: &Vec<Value>| !ids.is_empty() && ids.iter().all(Value::is_u64);
@@ -213,23 +219,6 @@ impl Resumable {
         }
     }
 
-    /// Passes on what is complete. What follows a break is not the client's.
-    fn take(&mut self, data: &[u8]) -> (Vec<u8>, bool) {
-        self.rest.extend_from_slice(data);
-        let (mut passed, mut from) = (Vec::new(), 0);
-        while let Some(length) = event_length(&self.rest[from..]) {
-            let event = &self.rest[from..from + length];
-            from += event.len();
-            match self.story.take(event) {
-                Taken::Passes(event) => passed.extend(event),
-                Taken::Broken => return (passed, true),
-            }
-        }
-        self.rest.drain(..from);
-        let is_broken = self.rest.len() > MOST_EVENT_BYTES;
-        (passed, is_broken)
-    }
-
     /// Tells the client that this is all.
     fn give_up(&mut self) -> Bytes {
         self.ended = true;
@@ -260,6 +249,23 @@ impl Resumable {
             ));
         None
     }
+}
+
+/// Passes on what is complete, and keeps the rest. What follows a break is not the client's.
+fn take(rest: &mut Vec<u8>, story: &mut Story, data: &[u8]) -> (Vec<u8>, bool) {
+    rest.extend_from_slice(data);
+    let (mut passed, mut from) = (Vec::new(), 0);
+    while let Some(length) = event_length(&rest[from..]) {
+        let event = &rest[from..from + length];
+        from += event.len();
+        match story.take(event) {
+            Taken::Passes(event) => passed.extend(event),
+            Taken::Broken => return (passed, true),
+        }
+    }
+    rest.drain(..from);
+    let is_broken = rest.len() > MOST_EVENT_BYTES;
+    (passed, is_broken)
 }
 
 /// Up to the end of the empty line that ends an event, if it is there.
@@ -300,7 +306,7 @@ impl Body for Resumable {
             }
             let (passed, is_broken) = match Pin::new(&mut this.current).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => this.take(&data),
+                    Ok(data) => take(&mut this.rest, &mut this.story, &data),
                     Err(_trailers) => continue,
                 },
                 Poll::Ready(Some(Err(_)) | None) if this.story.is_done => break,

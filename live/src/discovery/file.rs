@@ -17,13 +17,19 @@ struct List {
 pub(super) fn read(path: &Path) -> Result<Vec<InstanceEntry>, DiscoveryError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| DiscoveryError::Read { path: path.to_owned(), error })?;
-    let list: Result<List, String> = if path.extension().is_some_and(|end| end == "json") {
-        serde_json::from_str(&text).map_err(|error| error.to_string())
-    } else {
-        toml::from_str(&text).map_err(|error| error.to_string())
-    };
-    list.map(|list| list.instances)
+    let is_json = path.extension().is_some_and(|end| end == "json");
+    parse(&text, is_json)
         .map_err(|complaint| DiscoveryError::File { path: path.to_owned(), complaint })
+}
+
+/// The list in a file's contents, or what is wrong with them.
+pub(super) fn parse(text: &str, is_json: bool) -> Result<Vec<InstanceEntry>, String> {
+    let list: List = if is_json {
+        serde_json::from_str(text).map_err(|error| error.to_string())?
+    } else {
+        toml::from_str(text).map_err(|error| error.to_string())?
+    };
+    Ok(list.instances)
 }
 
 #[cfg(test)]

@@ -99,9 +99,7 @@ impl EndpointSlices {
     pub(super) async fn list(&self) -> Result<Vec<InstanceEntry>, DiscoveryError> {
         let answer = timeout(TIMEOUT, self.ask()).await;
         let page = answer.map_err(|_| fail(format!("no answer in {} s", TIMEOUT.as_secs())))??;
-        let list: SliceList = serde_json::from_slice(&page)
-            .map_err(|error| fail(format!("the list of EndpointSlices: {error}")))?;
-        instances(&list, &self.service)
+        parse(&page, &self.service)
     }
 
     async fn ask(&self) -> Result<Bytes, DiscoveryError> {
@@ -187,6 +185,16 @@ struct Conditions {
 struct SlicePort {
     name: Option<String>,
     port: Option<u16>,
+}
+
+/// The instances that a page of the API server lists.
+pub(super) fn parse(
+    page: &[u8],
+    service: &KubernetesDiscovery,
+) -> Result<Vec<InstanceEntry>, DiscoveryError> {
+    let list = serde_json::from_slice(page)
+        .map_err(|error| fail(format!("the list of EndpointSlices: {error}")))?;
+    instances(&list, service)
 }
 
 fn instances(

@@ -47,8 +47,8 @@ pub(super) struct Stored {
 /// In which of an engine's caches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
-    medium: Option<String>,
-    group: Option<u32>,
+    pub(super) medium: Option<String>,
+    pub(super) group: Option<u32>,
 }
 
 impl Place {
