@@ -44,6 +44,7 @@ mod run;
 mod tls;
 mod trainer;
 mod verdict;
+mod workers;
 
 pub use self::admin::{AdminSection, TokenError};
 pub use self::backend::InvalidUrl;

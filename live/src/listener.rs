@@ -1,8 +1,9 @@
-//! Accepts connections and serves them until it is told to stop: HTTP/1.1 and HTTP/2, by prior knowledge or
+//! Accepts connections and has them served until it is told to stop: HTTP/1.1 and HTTP/2, by prior knowledge or
 //! by ALPN.
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +12,10 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -23,12 +25,27 @@ use crate::relay::BoxError;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves every request by `handler` until `shutdown` is ready; then lets those under way end for `drain` at
-/// most.
+/// Where connections are served, and how.
+#[derive(Debug)]
+pub(crate) struct Server<H> {
+    runtime: Handle,
+    handler: H,
+    /// One for each connection, and this one.
+    open: Arc<()>,
+}
+
+impl<H> Server<H> {
+    pub(crate) fn new(runtime: Handle, handler: H) -> Self {
+        Self { runtime, handler, open: Arc::default() }
+    }
+}
+
+/// Serves every connection at the server with the fewest until `shutdown` is ready; then lets requests under way end for `drain`
+/// at most.
 pub(crate) async fn run<H, F, B>(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    handler: H,
+    servers: &[Server<H>],
     shutdown: impl Future<Output = ()>,
     drain: Duration,
 ) where
@@ -41,8 +58,8 @@ pub(crate) async fn run<H, F, B>(
     tokio::pin!(shutdown);
     loop {
         let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+            accepted = listener.accept() => match accepted.and_then(|(stream, _)| stream.into_std()) {
+                Ok(stream) => stream,
                 Err(error) => {
                     // Out of file descriptors, mostly: others will be closed soon.
                     warn!("cannot accept a connection: {error}");
@@ -52,21 +69,15 @@ pub(crate) async fn run<H, F, B>(
             },
             () = &mut shutdown => break,
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!("no TCP_NODELAY: {error}");
-        }
-        let (handler, watcher, tls) = (handler.clone(), graceful.watcher(), tls.clone());
-        tokio::spawn(async move {
-            match tls {
-                None => connection(stream, handler, watcher).await,
-                Some(tls) => {
-                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => connection(stream, handler, watcher).await,
-                        Ok(Err(error)) => debug!("TLS handshake: {error}"),
-                        Err(_) => debug!("TLS handshake: too slow"),
-                    }
-                }
+        let fewest = servers.iter().min_by_key(|server| Arc::strong_count(&server.open));
+        let Server { runtime, handler, open } = fewest.expect("somebody serves");
+        let serving = serve(stream, handler.clone(), graceful.watcher(), tls.clone());
+        let open = Arc::clone(open);
+        runtime.spawn(async move {
+            if let Err(error) = serving.await {
+                debug!("connection: {error}");
             }
+            drop(open);
         });
     }
     drop(listener);
@@ -75,11 +86,33 @@ pub(crate) async fn run<H, F, B>(
     }
 }
 
-async fn connection<S, H, F, B>(
-    stream: S,
+async fn serve<H, F, B>(
+    stream: std::net::TcpStream,
     handler: H,
-    watcher: hyper_util::server::graceful::Watcher,
-) where
+    watcher: Watcher,
+    tls: Option<TlsAcceptor>,
+) -> std::io::Result<()>
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // From now on this runtime's poll wakes it.
+    let stream = TcpStream::from_std(stream)?;
+    stream.set_nodelay(true)?;
+    match tls {
+        None => connection(stream, handler, watcher).await,
+        Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            Ok(stream) => connection(stream?, handler, watcher).await,
+            Err(_) => debug!("TLS handshake: too slow"),
+        },
+    }
+    Ok(())
+}
+
+async fn connection<S, H, F, B>(stream: S, handler: H, watcher: Watcher)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,

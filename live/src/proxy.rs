@@ -12,19 +12,21 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use lodestar_router::Load;
 use tokio::net::TcpListener;
+use tokio_rustls::rustls::ClientConfig;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::answer::Form;
 use crate::api_error::ApiError;
 use crate::arms::{Arm, Stop};
-use crate::backend::{Client, client, strip_hop_by_hop};
+use crate::backend::{self, Client, strip_hop_by_hop};
 use crate::checkpoint_file::CheckpointFileError;
 use crate::config::{ConfigError, InstanceEntry, Limits, ServeConfig};
 use crate::decision_log::{DecisionLog, DecisionLogError};
 use crate::discovery::Source;
 use crate::dispatcher::{Dispatcher, Member};
 use crate::keeper::Keeper;
+use crate::listener::{self, Server};
 use crate::membership::{Membership, Origin};
 use crate::prompt::PromptReader;
 use crate::queue::Queue;
@@ -32,7 +34,8 @@ use crate::relay::Relay;
 use crate::request_id::RequestIds;
 use crate::resume::{Plan, Resumable};
 use crate::retry_budget::RetryBudget;
-use crate::{attempt, counters, listener, models, tls};
+use crate::workers::Workers;
+use crate::{attempt, counters, models, tls};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `1`: an answer whose instance fails goes on at another one.
@@ -71,6 +74,9 @@ pub struct Proxy {
     source: Option<Source>,
     membership: Arc<Membership>,
     shared: Arc<Shared>,
+    workers: Workers,
+    /// For each worker, with connections of its own.
+    shares: Vec<Arc<Shared>>,
     /// Where what is learned is kept, by router.
     keepers: Vec<Arc<Keeper>>,
     logs: Vec<Arc<DecisionLog>>,
@@ -83,16 +89,23 @@ impl std::fmt::Debug for Proxy {
 }
 
 /// What every request needs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) client: Client,
     pub(crate) limits: Limits,
-    pub(crate) prompts: PromptReader,
-    pub(crate) retries: RetryBudget,
-    admin: Admin,
-    request_ids: RequestIds,
+    pub(crate) prompts: Arc<PromptReader>,
+    pub(crate) retries: Arc<RetryBudget>,
+    admin: Arc<Admin>,
+    request_ids: Arc<RequestIds>,
     pub(crate) queue: Arc<Queue>,
+}
+
+impl Shared {
+    /// The same with connections of its own.
+    fn with_connections(&self, tls: &ClientConfig) -> Self {
+        Self { client: backend::client(tls.clone()), ..self.clone() }
+    }
 }
 
 /// A request without its body.
@@ -197,14 +210,11 @@ impl Proxy {
             }
         }
         let dispatcher = Arc::new(dispatcher);
-        let client = client(tls::towards_instances(config.instance_authorities.as_deref())?);
-        let membership = Membership::new(
-            Arc::clone(&dispatcher),
-            client.clone(),
-            config.listens(),
-            Duration::from_secs(limits.stall_s),
-        );
-        let membership = Arc::new(membership);
+        let tls = tls::towards_instances(config.instance_authorities.as_deref())?;
+        let client = backend::client(tls.clone());
+        let stall = Duration::from_secs(limits.stall_s);
+        let (books, own) = (Arc::clone(&dispatcher), client.clone());
+        let membership = Arc::new(Membership::new(books, own, config.listens(), stall));
         let kept = keepers.iter().find(|keeper| keeper.arm == Arm::Baseline).cloned();
         let members = Arc::clone(&membership);
         let queue = Arc::new(Queue::new(limits));
@@ -214,12 +224,14 @@ impl Proxy {
             dispatcher,
             client,
             limits,
-            prompts: config.prompt_reader()?,
-            retries: RetryBudget::default(),
-            admin: admin.map_err(ConfigError::from)?,
-            request_ids: RequestIds::default(),
+            prompts: Arc::new(config.prompt_reader()?),
+            retries: Arc::default(),
+            admin: Arc::new(admin.map_err(ConfigError::from)?),
+            request_ids: Arc::default(),
             queue,
         };
+        let workers = Workers::start()?;
+        let shares = workers.runtimes().map(|_| Arc::new(shared.with_connections(&tls))).collect();
         Ok(Self {
             listener,
             tls: config.tls.as_ref().map(tls::acceptor).transpose()?,
@@ -229,6 +241,8 @@ impl Proxy {
             keepers,
             logs,
             shared: Arc::new(shared),
+            workers,
+            shares,
         })
     }
 
@@ -247,7 +261,18 @@ impl Proxy {
 
     /// Serves until `shutdown` is ready, then lets requests end.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, tls, instances, source, membership, shared, keepers, logs } = self;
+        let Self {
+            listener,
+            tls,
+            instances,
+            source,
+            membership,
+            shared,
+            workers,
+            shares,
+            keepers,
+            logs,
+        } = self;
         let mut tasks = tokio::task::JoinSet::new();
         let origin = if source.is_some() { Origin::Discovery } else { Origin::Configuration };
         if let Err(error) = membership.set(origin, &instances).await {
@@ -273,11 +298,20 @@ impl Proxy {
             // Others may have a place for those who wait.
             queue.stop();
         };
-        let handler = move |request| {
-            let shared = Arc::clone(&shared);
-            async move { handle(&shared, request).await }
-        };
-        listener::run(listener, tls, handler, shutdown, drain).await;
+        let servers: Vec<_> = workers
+            .runtimes()
+            .zip(shares)
+            .map(|(runtime, shared)| {
+                let handler = move |request| {
+                    let shared = Arc::clone(&shared);
+                    async move { handle(&shared, request).await }
+                };
+                Server::new(runtime.clone(), handler)
+            })
+            .collect();
+        listener::run(listener, tls, &servers, shutdown, drain).await;
+        drop(servers);
+        workers.shut_down().await;
         tasks.shutdown().await;
         membership.shut_down().await;
         for keeper in keepers {

@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use lodestar_router::Time;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -116,7 +117,8 @@ impl MockServer {
             let shared = Arc::clone(&shared);
             async move { handle(&shared, request).await }
         };
-        listener::run(self.listener, None, handler, shutdown, Duration::ZERO).await;
+        let server = listener::Server::new(Handle::current(), handler);
+        listener::run(self.listener, None, &[server], shutdown, Duration::ZERO).await;
     }
 }
 
