@@ -12,12 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::answer::{AnswerReader, Form};
 use crate::api_error::ApiError;
 use crate::dispatcher::{Member, Ticket};
 use crate::queue::Place;
+
+/// Pieces of an answer in one write.
+const MOST_TOGETHER: usize = 64;
 
 /// Why a body broke off.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,16 +28,22 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// An answer that passes.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    /// What was read ahead.
+    /// What has come and has not been passed on.
     head: VecDeque<Bytes>,
+    /// Why no more comes, if the client has not been told yet.
+    failure: Option<BoxError>,
+    /// Nothing has come since others were let run.
+    has_rested: bool,
     /// `None` when all has been read.
     upstream: Option<Incoming>,
     reader: AnswerReader,
     /// Of a request that the router decided on.
     ticket: Option<Ticket>,
-    /// Goes off when nothing has come for too long.
-    idle: Pin<Box<Sleep>>,
+    /// When something came last.
+    last: Instant,
     idle_timeout: Duration,
+    /// Goes off after that time. There is none before the first wait.
+    idle: Option<Pin<Box<Sleep>>>,
     /// The client's place among those that are served.
     place: Option<Place>,
 }
@@ -43,27 +52,30 @@ impl Relay {
     pub(crate) fn new(upstream: Incoming, form: Form, idle_timeout: Duration) -> Self {
         Self {
             head: VecDeque::new(),
+            failure: None,
+            has_rested: false,
             // An empty body is not asked for anything.
             upstream: Some(upstream).filter(|upstream| !upstream.is_end_stream()),
             reader: AnswerReader::new(form),
             ticket: None,
-            idle: Box::pin(sleep(idle_timeout)),
+            last: Instant::now(),
             idle_timeout,
+            idle: None,
             place: None,
         }
     }
 
     /// Reads ahead until the first event is complete: then there is a token, or an error in its place.
     pub(crate) async fn read_first_event(&mut self) -> Result<Option<u16>, BoxError> {
-        while !self.reader.has_event() && !self.reader.is_done() {
-            let next = std::future::poll_fn(|context| self.poll_upstream(context)).await;
-            match next {
-                Some(Ok(frame)) => self.head.extend(frame.into_data()),
-                Some(Err(error)) => return Err(error),
-                None => break,
-            }
+        std::future::poll_fn(|context| self.poll_events(context)).await;
+        match self.failure.take_if(|_| !self.reader.has_event() && !self.reader.is_done()) {
+            Some(error) => Err(error),
+            None => Ok(self.reader.error()),
         }
-        Ok(self.reader.error())
+    }
+
+    const fn has_begun(&self) -> bool {
+        self.reader.has_event() || self.reader.is_done()
     }
 
     /// From now on the ticket is told how the answer grows and ends.
@@ -97,7 +109,7 @@ impl Relay {
             Poll::Pending => {
                 // Before the first token a request may wait in the engine's queue for long.
                 let waits = self.reader.form() == Form::Events && !self.reader.has_event();
-                if waits || self.idle.as_mut().poll(context).is_pending() {
+                if waits || self.poll_idle(context).is_pending() {
                     return Poll::Pending;
                 }
                 self.upstream = None;
@@ -111,7 +123,7 @@ impl Relay {
                 if upstream.is_end_stream() {
                     self.upstream = None;
                 }
-                self.idle.as_mut().reset(Instant::now() + self.idle_timeout);
+                self.last = Instant::now();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -125,6 +137,67 @@ impl Relay {
         }
     }
 
+    /// Takes the events that are there, or awaits one: several that came together are one write to the client. The task that
+    /// reads from the instance hands over one at a time, so it is let run before there are said to be no more.
+    fn poll_events(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let is_enough = |relay: &Self| relay.head.len() >= MOST_TOGETHER || relay.failure.is_some();
+        while !is_enough(self) {
+            match self.poll_upstream(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.head.extend(frame.into_data());
+                    self.has_rested = false;
+                    self.report();
+                }
+                Poll::Ready(Some(Err(error))) => self.failure = Some(error),
+                Poll::Ready(None) => {
+                    self.report();
+                    break;
+                }
+                Poll::Pending if self.head.is_empty() || !self.has_begun() => return Poll::Pending,
+                Poll::Pending if self.has_rested => break,
+                Poll::Pending => {
+                    self.has_rested = true;
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// What the client is told of a failure in the middle.
+    fn last_events(&mut self, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
+        self.break_off();
+        if self.reader.is_done() {
+            return Err(error);
+        }
+        let message = format!("the instance failed in the middle of the answer: {error}");
+        let error = ApiError::new(StatusCode::BAD_GATEWAY, message);
+        Ok(Frame::data(error.events(self.reader.between_events())))
+    }
+
+    /// All that is to be passed on now, as one piece.
+    fn take_head(&mut self) -> Option<Bytes> {
+        if self.head.len() <= 1 {
+            return self.head.pop_front();
+        }
+        let all = self.head.make_contiguous().concat();
+        self.head.clear();
+        Some(all.into())
+    }
+
+    /// Ready when nothing has come for too long. The timer is set anew only where it goes off too early, not for every
+    /// piece.
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.last + self.idle_timeout;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        while idle.deadline() < deadline {
+            std::task::ready!(idle.as_mut().poll(context));
+            idle.as_mut().reset(deadline);
+        }
+        idle.as_mut().poll(context)
+    }
+
     /// The answer ends here, because its instance has failed, unlike what [`Self::report`] would say.
     pub(crate) fn break_off(&mut self) {
         if let Some(ticket) = self.ticket.take() {
@@ -135,9 +208,14 @@ impl Relay {
 
     /// Tells the ticket what is known now.
     fn report(&mut self) {
-        let ended = self.upstream.is_none() || self.reader.is_done();
+        let has_broken_off = self.failure.is_some();
+        let ended = (self.upstream.is_none() && !has_broken_off) || self.reader.is_done();
         if ended {
-            if let Some(ticket) = self.ticket.take() {
+            if let Some(mut ticket) = self.ticket.take() {
+                if self.reader.form() == Form::Events {
+                    // Perhaps it came together with the end.
+                    ticket.progress(self.reader.output_tokens().min(1));
+                }
                 ticket.finished(self.reader.usage(), self.reader.output_tokens());
             }
         } else if let Some(ticket) = &mut self.ticket {
@@ -154,35 +232,28 @@ impl Body for Relay {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(chunk) = self.head.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        if self.reader.form() == Form::Events {
+            if self.head.is_empty() {
+                std::task::ready!(self.poll_events(context));
+            }
+            if let Some(events) = self.take_head() {
+                return Poll::Ready(Some(Ok(Frame::data(events))));
+            }
+            return Poll::Ready(self.failure.take().map(|error| self.last_events(error)));
         }
         let next = std::task::ready!(self.poll_upstream(context));
-        match next {
-            Some(Err(error)) if self.reader.form() == Form::Events && !self.reader.is_done() => {
-                self.break_off();
-                let message = format!("the instance failed in the middle of the answer: {error}");
-                let error = ApiError::new(StatusCode::BAD_GATEWAY, message);
-                let events = error.events(self.reader.between_events());
-                Poll::Ready(Some(Ok(Frame::data(events))))
-            }
-            Some(Err(error)) => {
-                self.break_off();
-                Poll::Ready(Some(Err(error)))
-            }
-            Some(Ok(frame)) => {
-                self.report();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            None => {
-                self.report();
-                Poll::Ready(None)
-            }
+        if let Some(Err(_)) = next {
+            self.break_off();
+        } else {
+            self.report();
         }
+        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.head.is_empty() && self.upstream.as_ref().is_none_or(Body::is_end_stream)
+        self.head.is_empty()
+            && self.failure.is_none()
+            && self.upstream.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -49,6 +49,24 @@ async fn read_until(stream: &mut TcpStream, got: &mut String, text: &str) {
 }
 
 #[tokio::test]
+async fn events_that_come_together_pass_together_and_the_first_one_counts() {
+    let words = ["one", "two", "three"].map(event).concat() + "data: [DONE]\n\n";
+    let events: String = words.split_inclusive("\n\n").map(chunk).collect();
+    let script = Script::says(format!("{STREAM_HEAD}{events}0\r\n\r\n")).await;
+    let proxy = Running::before(&[&script]).await;
+    assert_eq!(body_of(&proxy.post("/v1/completions", BODY).await), words);
+    proxy.settled().await;
+    let page = proxy.ask("GET /metrics HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n").await;
+    for line in [
+        "lodestar_time_to_first_token_seconds_count 1\n",
+        "lodestar_attempts_total{outcome=\"finished\"} 1\n",
+        "lodestar_output_tokens_total 3\n",
+    ] {
+        assert!(page.contains(line), "{line}{page}");
+    }
+}
+
+#[tokio::test]
 async fn each_event_is_passed_on_before_the_next_one_comes() {
     let pieces = vec![event("one"), event("two"), event("three"), "data: [DONE]\n\n".to_owned()];
     let (script, permits) = in_pieces(pieces.clone()).await;
