@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::admin::AdminSection;
 use crate::arms::{Arm, Arms};
 use crate::backend::Backend;
+use crate::chat_template::ChatTemplate;
 use crate::discovery::Discovery;
 use crate::kv_events::KvEndpoints;
 use crate::prompt::{self, PromptReader};
@@ -66,6 +67,8 @@ pub struct RouterSection {
     pub block_tokens: u32,
     /// `tokenizer.json` of the model: completions are cut into blocks exactly as engines do.
     pub tokenizer: Option<PathBuf>,
+    /// `tokenizer_config.json` of the model, or a Jinja template: so are chats.
+    pub chat_template: Option<PathBuf>,
     /// What the policy sees: all that Lodestar knows, or what its own implementation would.
     pub information: Information,
     /// Of what the policy draws at random.
@@ -137,6 +140,7 @@ impl Default for RouterSection {
             policy,
             block_tokens,
             tokenizer: None,
+            chat_template: None,
             information: Information::Ideal,
             seed: 0,
             checkpoint: None,
@@ -187,11 +191,17 @@ impl ServeConfig {
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| ConfigError::Toml { path: path.to_owned(), error: Box::new(error) })?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
-        let RouterSection { tokenizer, checkpoint, log, canary, .. } = &mut config.router;
+        let RouterSection { tokenizer, chat_template, checkpoint, log, canary, .. } =
+            &mut config.router;
         let canary_checkpoint = canary.as_mut().and_then(|canary| canary.checkpoint.as_mut());
         let tls = config.tls.iter_mut().flat_map(|tls| [&mut tls.certificates, &mut tls.key]);
         let tls = tls.chain(&mut config.instance_authorities);
-        let files = tls.chain(tokenizer).chain(checkpoint).chain(canary_checkpoint).chain(log);
+        let files = tls
+            .chain(tokenizer)
+            .chain(chat_template)
+            .chain(checkpoint)
+            .chain(canary_checkpoint)
+            .chain(log);
         for file in files {
             *file = folder.join(&file);
         }
@@ -322,7 +332,15 @@ impl ServeConfig {
                 .map_err(|complaint| ConfigError::Tokenizer { path: path.clone(), complaint })
         };
         let tokenizer = self.router.tokenizer.as_ref().map(read).transpose()?;
-        Ok(PromptReader::new(self.router.block_tokens, tokenizer))
+        if self.router.chat_template.is_some() && tokenizer.is_none() {
+            return Err(ConfigError::TemplateAlone);
+        }
+        let read = |path: &PathBuf| {
+            ChatTemplate::read(path)
+                .map_err(|complaint| ConfigError::ChatTemplate { path: path.clone(), complaint })
+        };
+        let template = self.router.chat_template.as_ref().map(read).transpose()?;
+        Ok(PromptReader::new(self.router.block_tokens, tokenizer).with_template(template))
     }
 
     /// The configuration of the first router.

@@ -13,6 +13,7 @@ mod arms;
 mod attempt;
 mod backend;
 mod bench;
+mod chat_template;
 mod checkpoint_file;
 mod config;
 mod counters;

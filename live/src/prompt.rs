@@ -5,8 +5,8 @@
 //!
 //! Without the model's tokenizer, blocks are chunks of prompt bytes, each hash chained to the one before. The
 //! next turn of a conversation repeats the bytes of the last one, so its blocks are found again. A prompt
-//! that is given as token ids is cut exactly, and so is the text of a completion where the tokenizer is at hand:
-//! such blocks are those of the engines' KV events.
+//! that is given as token ids is cut exactly, and so is the text of a completion where the tokenizer is at hand, and a
+//! chat with its template: such blocks are those of the engines' KV events.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,6 +17,8 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tokenizers::Tokenizer;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::chat_template::{Chat, ChatTemplate};
 
 /// English text and code have about four bytes a token; only the estimate of a prompt's length depends on it.
 const BYTES_PER_TOKEN: usize = 4;
@@ -42,6 +44,11 @@ struct Fields<'a> {
     model: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
     content: Option<&'a RawValue>,
+    /// Whether that is the messages of a chat, and of one whose text depends on nothing else than what is below.
+    is_chat: bool,
+    is_plain: bool,
+    add_generation_prompt: Option<&'a RawValue>,
+    template_kwargs: Option<&'a RawValue>,
     salt: Option<&'a RawValue>,
     special: Option<&'a RawValue>,
     user: Option<&'a RawValue>,
@@ -54,11 +61,17 @@ struct Fields<'a> {
 pub(crate) struct PromptReader {
     block_tokens: u32,
     tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
 }
 
 impl PromptReader {
     pub(crate) const fn new(block_tokens: u32, tokenizer: Option<Tokenizer>) -> Self {
-        Self { block_tokens, tokenizer }
+        Self { block_tokens, tokenizer, template: None }
+    }
+
+    /// Reads chats too.
+    pub(crate) fn with_template(self, template: Option<ChatTemplate>) -> Self {
+        Self { template, ..self }
     }
 
     /// Whether reading may take milliseconds.
@@ -113,14 +126,31 @@ impl PromptReader {
 
     /// The prompt as the engine sees it, if that can be known.
     fn token_ids(&self, fields: &Fields<'_>, content: &str) -> Option<Vec<u32>> {
-        if content.starts_with('[') {
+        if content.starts_with('[') && !fields.is_chat {
             return serde_json::from_str(content).ok();
         }
         let tokenizer = self.tokenizer.as_ref()?;
-        let text: String = serde_json::from_str(content).ok()?;
-        let special = fields.special.map(RawValue::get) != Some("false");
+        let special = fields.special.map(RawValue::get);
+        let (text, special) = if fields.is_chat {
+            // The template has put them in.
+            (self.chat_text(fields, content)?, special == Some("true"))
+        } else {
+            (serde_json::from_str(content).ok()?, special != Some("false"))
+        };
         let encoding = tokenizer.encode_fast(text, special).ok()?;
         Some(encoding.get_ids().to_vec())
+    }
+}
+
+impl PromptReader {
+    fn chat_text(&self, fields: &Fields<'_>, messages: &str) -> Option<String> {
+        let template = self.template.as_ref().filter(|_| fields.is_plain)?;
+        template.render(&Chat {
+            messages,
+            tools: fields.tools.map(RawValue::get).filter(|tools| *tools != "null"),
+            add_generation_prompt: fields.add_generation_prompt.map(RawValue::get),
+            template_kwargs: fields.template_kwargs.map(RawValue::get),
+        })
     }
 }
 
@@ -170,13 +200,24 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields::default();
+        let mut fields = Fields { is_plain: true, ..Fields::default() };
         while let Some(Key(key)) = map.next_key()? {
-            let field = match key.as_ref() {
+            let key = key.as_ref();
+            let field = match key {
                 "model" => &mut fields.model,
                 "tools" => &mut fields.tools,
                 // Chat, completions, Responses API and embeddings.
-                "messages" | "prompt" | "input" => &mut fields.content,
+                "messages" | "prompt" | "input" => {
+                    fields.is_chat = key == "messages";
+                    &mut fields.content
+                }
+                "add_generation_prompt" => &mut fields.add_generation_prompt,
+                "chat_template_kwargs" => &mut fields.template_kwargs,
+                "chat_template" | "continue_final_message" | "documents" | "system" => {
+                    fields.is_plain = false;
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
                 "cache_salt" => &mut fields.salt,
                 "add_special_tokens" => &mut fields.special,
                 "user" => &mut fields.user,
@@ -263,11 +304,36 @@ mod tests {
         assert_eq!((text.tokens, text.blocks.len()), (7, 3));
         let bare = read(r#"{"prompt":"the moon","add_special_tokens":false}"#);
         assert_eq!(bare.blocks, read(r#"{"prompt":[2,3]}"#).blocks);
-        // Several prompts and chats are still bytes.
+        // Several prompts, and chats without a template, are still bytes.
         assert_eq!(
             read(r#"{"prompt":["the moon"]}"#),
             PromptReader::new(2, None).read(br#"{"prompt":["the moon"]}"#)
         );
+    }
+
+    #[test]
+    fn with_its_template_a_chat_is_cut_as_its_tokens_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kv-events/tokenizer.json");
+        let folder = tempfile::tempdir().unwrap();
+        let template = folder.path().join("chat_template.jinja");
+        std::fs::write(&template, "{% for m in messages %}{{ m.content }} {% endfor %}").unwrap();
+        let reader = PromptReader::new(2, Some(read_tokenizer(Path::new(path)).unwrap()))
+            .with_template(Some(ChatTemplate::read(&template).unwrap()));
+        let read = |body: &str| reader.read(body.as_bytes());
+        let chat = |extra: &str| {
+            let text =
+                r#"[{"role":"user","content":"the moon"},{"role":"user","content":"and sun"}]"#;
+            format!(r#"{{"messages":{text}{extra}}}"#)
+        };
+        assert_eq!(read(&chat("")), read(r#"{"prompt":[2,3,4,5]}"#));
+        let special = read(&chat(r#","add_special_tokens":true"#));
+        assert_eq!(special.blocks, read(r#"{"prompt":[0,2,3,4,5]}"#).blocks);
+        for unsure in
+            [r#","continue_final_message":true"#, r#","system":"x""#, r#","chat_template":"y""#]
+        {
+            let bytes = PromptReader::new(2, None).read(chat(unsure).as_bytes());
+            assert_eq!(read(&chat(unsure)), bytes, "{unsure}");
+        }
     }
 
     #[test]

@@ -78,6 +78,19 @@ pub enum ConfigError {
         /// What is wrong.
         complaint: String,
     },
+    /// The chat template.
+    #[error(
+        "{}: {complaint}; `router.chat_template` must be the model's tokenizer_config.json or its template", .path.display()
+    )]
+    ChatTemplate {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        complaint: String,
+    },
+    /// A template for nothing.
+    #[error("`router.chat_template` has no effect without `router.tokenizer`; name that too")]
+    TemplateAlone,
     /// Nothing to keep.
     #[error("`{field}`: policy `{policy}` keeps nothing in a checkpoint; `lodestar` does")]
     NoCheckpoint {

@@ -107,6 +107,10 @@ fn what_is_wrong_is_named() {
         ),
         ("instances = [{url = 'http://a:1'}]\nrouter.tokenizer = 'absent.json'", "absent.json: "),
         (
+            "instances = [{url = 'http://a:1'}]\nrouter.chat_template = 'a.jinja'",
+            "has no effect without `router.tokenizer`",
+        ),
+        (
             "instances = [{url = 'http://a:1', kv_events = 'tcp://a:2'}]\n\
              router = {policy = {name = 'dynamo'}, information = 'deployed'}",
             "give every instance its `kv_events`",
