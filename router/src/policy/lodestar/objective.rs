@@ -9,6 +9,8 @@ use crate::policy::finite_and_not_negative;
 
 /// Weight of the mean TTFT in objectives that would otherwise not care.
 const TIE_BREAK: f64 = 0.1;
+/// Weight of the TTFT where the TPOT is to be small: long queues of prompts become many answers at a time.
+const PROMPTS: f64 = 0.5;
 /// Standard deviations from bound to bound of the predicted range, which holds nine in ten.
 const RANGE_DEVIATIONS: f64 = 3.29;
 
@@ -60,6 +62,8 @@ pub(super) struct Expected {
     /// Time per output token, s, and what it adds to all who decode beside it.
     pub(super) tpot_s: f64,
     pub(super) others_tpot_s: f64,
+    /// What all who decode there wait while its prompt is computed, s.
+    pub(super) others_stall_s: f64,
     /// Length of the answer.
     pub(super) answer_tokens: f64,
 }
@@ -72,11 +76,12 @@ impl Objective {
     pub(super) fn cost(&self, expected: &Expected, tail_s: f64) -> f64 {
         let ttft_s = expected.ttft_s + expected.others_ttft_s;
         let tpot_s = expected.tpot_s + expected.others_tpot_s;
-        let answer_s = expected.answer_tokens * tpot_s;
+        let answer_s = expected.answer_tokens * tpot_s + expected.others_stall_s;
+        let answer_tokens = expected.answer_tokens.max(1.0);
         match *self {
             Self::MeanTtft => ttft_s,
             Self::TailTtft => (expected.range_s[1] - tail_s).max(0.0) + TIE_BREAK * ttft_s,
-            Self::Tpot => tpot_s + TIE_BREAK * ttft_s / expected.answer_tokens.max(1.0),
+            Self::Tpot => (answer_s + PROMPTS * ttft_s) / answer_tokens,
             Self::E2e => ttft_s + answer_s,
             Self::Throughput => {
                 let others_s = expected.answer_tokens * expected.others_tpot_s;
@@ -116,6 +121,7 @@ mod tests {
         others_ttft_s: 0.1,
         tpot_s: 0.02,
         others_tpot_s: 0.005,
+        others_stall_s: 0.2,
         answer_tokens: 100.0,
     };
 
@@ -129,11 +135,11 @@ mod tests {
         assert!(is_near(Objective::MeanTtft, 0.5));
         // 0.8 - 0.5, and a tenth of 0.5.
         assert!(is_near(Objective::TailTtft, 0.35));
-        assert!(is_near(Objective::Tpot, 0.025 + 0.0005));
-        assert!(is_near(Objective::E2e, 0.5 + 2.5));
+        assert!(is_near(Objective::Tpot, 0.025 + 0.002 + 0.0025));
+        assert!(is_near(Objective::E2e, 0.5 + 2.5 + 0.2));
         // 0.3 + 0.1 + 100 * 0.005, and a tenth of 0.5.
         assert!(is_near(Objective::Throughput, 0.95));
-        assert!(is_near(Objective::Mix { ttft: 2.0, tpot: 0.1 }, 1.25));
+        assert!(is_near(Objective::Mix { ttft: 2.0, tpot: 0.1 }, 1.0 + 0.27));
     }
 
     #[test]

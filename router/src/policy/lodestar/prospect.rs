@@ -224,6 +224,7 @@ impl Lodestar {
             others_ttft_s: imposed_s + price_s,
             tpot_s: tpot.secs(&decode) + added_s,
             others_tpot_s: added_s * f64::from(instance.load.decode_requests),
+            others_stall_s: service_s * f64::from(instance.load.decode_requests),
             answer_tokens: self.mean_answer_tokens,
         };
         self.objective.cost(&expected, self.tail_s)
