@@ -96,7 +96,8 @@ fn exported() -> BTreeSet<String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serve.toml");
     let text = "listen = '127.0.0.1:0'\ninstances = [{url = 'http://127.0.0.1:1'}]\n\
-                router.canary.policy = {name = 'lodestar'}\n";
+                router.canary.policy = {name = 'lodestar'}\n\
+                telemetry.otlp_endpoint = 'http://127.0.0.1:1'\n";
     fs::write(&path, text).unwrap();
     let mut proxy = Command::new(env!("CARGO_BIN_EXE_lodestar"))
         .args(["serve", "--config"])

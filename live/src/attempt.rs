@@ -23,6 +23,7 @@ use crate::dispatcher::{Member, Ticket};
 use crate::prompt::Prompt;
 use crate::proxy::{Head, ProxyBody, Shared, text};
 use crate::relay::Relay;
+use crate::telemetry::Span;
 
 /// An attempt without a first byte. The answer is the one that the client gets if it was the last attempt.
 struct Failure {
@@ -52,15 +53,17 @@ pub(crate) async fn route_and_send(
     let prompt = read_prompt(shared, &body).await;
     if tried.is_empty() {
         shared.retries.earn();
+        head.span.set("lodestar.prompt_tokens", i64::from(prompt.tokens));
+        head.span.set("lodestar.stream", prompt.stream);
     }
     let mut last: Option<Failure> = None;
     loop {
-        let ticket = match shared.dispatcher.route(&prompt, &tried) {
+        let ticket = match route(shared, head, &prompt, &tried) {
             Ok(ticket) => ticket,
             // Those that there were have died, or there was none.
             Err(Rejected::NoInstance) if !shared.dispatcher.has_members() => {
                 let there = shared.dispatcher.some_member();
-                match shared.queue.turn(deadline, there).await {
+                match head.span.during("wait", shared.queue.turn(deadline, there)).await {
                     Ok(()) => continue,
                     Err(error) => return error.response_left(),
                 }
@@ -87,6 +90,18 @@ pub(crate) async fn route_and_send(
     }
 }
 
+/// Asks the router.
+fn route(
+    shared: &Arc<Shared>,
+    head: &Head,
+    prompt: &Prompt,
+    tried: &[InstanceId],
+) -> Result<Ticket, Rejected> {
+    let span = head.span.part("route");
+    let routed = shared.dispatcher.route(prompt, tried);
+    routed.inspect(|ticket| ticket.explain(&span)).inspect_err(|rejected| span.fail(rejected))
+}
+
 /// A tokenizer takes milliseconds, and other requests shall not wait for it.
 async fn read_prompt(shared: &Arc<Shared>, body: &Bytes) -> Prompt {
     if !shared.prompts.is_slow() {
@@ -107,15 +122,27 @@ pub(crate) async fn send_in_turn(
     let mut answer = refuse(Rejected::NoInstance);
     for _ in 0..shared.limits.attempts {
         let Some(member) = shared.dispatcher.in_turn() else { break };
-        match send(shared, &member, head, body.clone()).await {
-            Ok(response) => return relay(response, shared),
+        let span = span_at(&member, head);
+        match send(shared, &member, head, body.clone(), &span).await {
+            Ok(response) => {
+                span.answered(response.status());
+                return relay(response, shared);
+            }
             Err(failure) => {
+                span.fail(&failure.complaint);
                 note(shared, &member, &failure);
                 answer = failure.answer;
             }
         }
     }
     answer
+}
+
+/// The span of an attempt at an instance.
+fn span_at(member: &Member, head: &Head) -> Span {
+    let span = head.span.call("attempt");
+    span.set_text("server.address", &member.backend.url);
+    span
 }
 
 fn refuse(rejected: Rejected) -> Response<ProxyBody> {
@@ -130,9 +157,11 @@ async fn attempt(
     body: Bytes,
 ) -> Result<Response<ProxyBody>, Failure> {
     let member = Arc::clone(ticket.member());
+    let span = span_at(&member, head);
+    let ticket = ticket.with_span(span.clone());
     let awaiting = member.progress.awaits();
     let answer = tokio::select! {
-        answer = first_byte(shared, &member, head, body) => answer,
+        answer = first_byte(shared, &member, head, body, &span) => answer,
         () = member.dead() => Err(Failure {
             answer: bad_gateway("the instance has died"),
             kind: FailureKind::Unreachable,
@@ -143,6 +172,7 @@ async fn attempt(
     match answer {
         Ok(answer) => {
             member.backend.succeeded();
+            span.answered(answer.status());
             let is_served = answer.status().is_success();
             Ok(answer.map(|body| match body {
                 Either::Right(relay) if is_served => Either::Right(relay.with_ticket(ticket)),
@@ -151,6 +181,7 @@ async fn attempt(
             }))
         }
         Err(failure) => {
+            span.fail(&failure.complaint);
             ticket.failed();
             note(shared, &member, &failure);
             Err(failure)
@@ -176,8 +207,9 @@ async fn first_byte(
     member: &Member,
     head: &Head,
     body: Bytes,
+    span: &Span,
 ) -> Result<Response<ProxyBody>, Failure> {
-    let response = send(shared, member, head, body).await?;
+    let response = send(shared, member, head, body, span).await?;
     let status = response.status();
     let answer = relay(response, shared);
     if let Some(kind) = failure_of(status) {
@@ -226,12 +258,14 @@ async fn send(
     member: &Member,
     head: &Head,
     body: Bytes,
+    span: &Span,
 ) -> Result<Response<Incoming>, Failure> {
-    let Some(request) = head.request_to(member, body) else {
+    let Some(mut request) = head.request_to(member, body) else {
         let answer = ApiError::new(StatusCode::BAD_REQUEST, "the path is not one").response_left();
         let complaint = "the path is not one".to_owned();
         return Err(Failure { answer, kind: FailureKind::Busy, complaint });
     };
+    span.inject(request.headers_mut());
     shared.client.request(request).await.map_err(|error| {
         let kind = kind_of(&error);
         debug!(url = member.backend.url, "{}", chain(&error));

@@ -31,20 +31,24 @@ pub(crate) type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Byte
 
 /// A client with connections that are kept.
 pub(crate) fn client(tls: ClientConfig) -> Client {
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .pool_timer(TokioTimer::new())
+        .build(connector(tls))
+}
+
+/// Makes connections.
+pub(crate) fn connector(tls: ClientConfig) -> HttpsConnector<HttpConnector> {
     let mut connector = HttpConnector::new();
     // Without it the kernel waits for more before it sends what follows a small packet.
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.enforce_http(false);
-    let connector = HttpsConnectorBuilder::new()
+    HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
-        .wrap_connector(connector);
-    legacy::Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE_CONNECTION)
-        .pool_timer(TokioTimer::new())
-        .build(connector)
+        .wrap_connector(connector)
 }
 
 /// A vLLM server.
@@ -71,7 +75,7 @@ pub(crate) struct Backend {
 #[error("instance `{url}`: {complaint}; write it as http://HOST:PORT")]
 pub struct InvalidUrl {
     url: String,
-    complaint: &'static str,
+    pub(crate) complaint: &'static str,
 }
 
 impl Backend {
@@ -81,7 +85,7 @@ impl Backend {
         let uri: Uri = url.parse().map_err(|_| fail("not a URL"))?;
         let scheme = uri.scheme().cloned().ok_or_else(|| fail("the scheme is missing"))?;
         if ![Scheme::HTTP, Scheme::HTTPS].contains(&scheme) {
-            return Err(fail("only http and https are spoken to instances"));
+            return Err(fail("only http and https are spoken"));
         }
         if uri.query().is_some() {
             return Err(fail("it has a query"));
@@ -246,7 +250,7 @@ mod tests {
     fn urls_are_checked() {
         let complaint = |url: &str| Backend::parse(url).unwrap_err().complaint;
         assert_eq!(complaint("10.0.0.1:8000"), "the scheme is missing");
-        assert_eq!(complaint("ftp://h:8000"), "only http and https are spoken to instances");
+        assert_eq!(complaint("ftp://h:8000"), "only http and https are spoken");
         assert_eq!(complaint("http://h:8000/?x"), "it has a query");
         assert_eq!(complaint("http://u@h:8000"), "it has a user name");
         assert_eq!(complaint("http://"), "not a URL");

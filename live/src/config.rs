@@ -15,6 +15,7 @@ use crate::chat_template::ChatTemplate;
 use crate::discovery::Discovery;
 use crate::kv_events::KvEndpoints;
 use crate::prompt::{self, PromptReader};
+use crate::telemetry::TelemetrySection;
 use crate::trainer::Training;
 
 pub use error::ConfigError;
@@ -40,6 +41,8 @@ pub struct ServeConfig {
     pub tls: Option<TlsFiles>,
     /// PEM file of those who certify instances with `https`; absent: those that the system trusts.
     pub instance_authorities: Option<PathBuf>,
+    /// Where traces of requests go; absent: there are none.
+    pub telemetry: Option<TelemetrySection>,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
@@ -177,6 +180,7 @@ impl ServeConfig {
             router: RouterSection::default(),
             tls: None,
             instance_authorities: None,
+            telemetry: None,
             limits: Limits::default(),
         }
     }
@@ -249,6 +253,7 @@ impl ServeConfig {
         authorities.map(|path| crate::tls::towards_instances(Some(path))).transpose()?;
         self.prompt_reader()?;
         self.admin.as_ref().map(AdminSection::check).transpose()?;
+        self.telemetry.as_ref().map(TelemetrySection::check).transpose()?;
         Ok(())
     }
 
@@ -293,7 +298,8 @@ impl ServeConfig {
             return Err(ConfigError::OneCheckpoint);
         }
         if !(0.0..=100.0).contains(&canary.rollout_percent) {
-            return Err(ConfigError::Percent(canary.rollout_percent));
+            let (field, percent) = ("router.canary.rollout_percent", canary.rollout_percent);
+            return Err(ConfigError::Percent { field, percent });
         }
         Ok(())
     }

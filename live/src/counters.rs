@@ -106,8 +106,8 @@ impl Counters {
     }
 }
 
-/// The page, in the Prometheus text format.
-pub(crate) fn page(dispatcher: &Dispatcher, queue: &Queue) -> String {
+/// The page, in the Prometheus text format; with dropped spans if there are traces.
+pub(crate) fn page(dispatcher: &Dispatcher, queue: &Queue, dropped_spans: Option<u64>) -> String {
     let mut page = String::new();
     let counters = dispatcher.counters();
     let attempts = [
@@ -156,6 +156,10 @@ pub(crate) fn page(dispatcher: &Dispatcher, queue: &Queue) -> String {
     let models = [("installed", &counters.models), ("lost", &counters.lost_models)];
     let models = models.map(|(outcome, count)| (label("outcome", outcome), count.get()));
     family(&mut page, "models_total", "Models that were trained, by what became of them", &models);
+    if let Some(dropped) = dropped_spans {
+        let help = "Spans that no collector got";
+        family(&mut page, "spans_dropped_total", help, &[(String::new(), dropped)]);
+    }
     instances(&mut page, dispatcher);
     ttft(&mut page, "time_to_first_token_seconds", &[("", &counters.ttft)]);
     if let Some(state) = dispatcher.canary() {

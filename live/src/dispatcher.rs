@@ -25,6 +25,7 @@ use crate::progress::Progress;
 use crate::prompt::Prompt;
 use crate::ramp::{RAMP, most_requests};
 use crate::recent::{Explained, Recent};
+use crate::telemetry::Span;
 use crate::trainer::{Trainer, Training};
 use crate::verdict::Evidence;
 
@@ -183,6 +184,13 @@ impl Dispatcher {
         let (_, state) = self.lock();
         let canary = state.router.canary().map(|canary| canary.config().clone());
         [state.config.clone()].into_iter().chain(canary).collect()
+    }
+
+    /// The policy by which a router decides now.
+    pub(crate) fn policy_name(&self, arm: Arm) -> String {
+        let (_, state) = self.lock();
+        let canary = state.router.canary().filter(|_| arm == Arm::Canary);
+        canary.map_or(&state.config, |canary| canary.config()).policy.name().into_owned()
     }
 
     /// How learning goes, if the policy of the baseline learns.
@@ -410,7 +418,10 @@ impl Dispatcher {
         let routed_at = Instant::now();
         drop(state);
         member.backend.begun();
-        let predicted_cached_tokens = decision.prefix_hit_tokens;
+        let (predicted_cached_tokens, reason) = (decision.prefix_hit_tokens, decision.reason);
+        let candidates = &decision.candidates;
+        let chosen = candidates.binary_search_by_key(&decision.instance, |it| it.instance);
+        let predicted_ttft = chosen.ok().and_then(|chosen| candidates[chosen].predicted_ttft);
         let explained = Explained::new(id, request.prompt_tokens, decision);
         self.recent.decided(explained, !avoid.is_empty());
         Ok(Ticket {
@@ -420,6 +431,9 @@ impl Dispatcher {
             arm,
             prompt_tokens: request.prompt_tokens,
             predicted_cached_tokens,
+            reason,
+            predicted_ttft,
+            span: Span::default(),
             routed_at,
             reported: 0,
             open: true,

@@ -42,6 +42,7 @@ mod request_id;
 mod resume;
 mod retry_budget;
 mod run;
+mod telemetry;
 mod tls;
 mod trainer;
 mod verdict;
@@ -61,4 +62,5 @@ pub use self::discovery::{Discovery, DiscoveryError, DnsDiscovery, KubernetesDis
 pub use self::metrics::{MetricsError, parse_metrics};
 pub use self::proxy::{Proxy, ProxyView, ServeError};
 pub use self::run::serve;
+pub use self::telemetry::TelemetrySection;
 pub use self::trainer::{Training, train_worker};

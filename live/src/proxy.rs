@@ -34,6 +34,7 @@ use crate::relay::Relay;
 use crate::request_id::RequestIds;
 use crate::resume::{Plan, Resumable};
 use crate::retry_budget::RetryBudget;
+use crate::telemetry::{Exporter, Span, Telemetry};
 use crate::workers::Workers;
 use crate::{attempt, counters, models, tls};
 
@@ -80,6 +81,8 @@ pub struct Proxy {
     /// Where what is learned is kept, by router.
     keepers: Vec<Arc<Keeper>>,
     logs: Vec<Arc<DecisionLog>>,
+    /// Of traces, if there are any.
+    exporter: Option<Exporter>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -99,12 +102,32 @@ pub(crate) struct Shared {
     admin: Arc<Admin>,
     request_ids: Arc<RequestIds>,
     pub(crate) queue: Arc<Queue>,
+    telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Shared {
     /// The same with connections of its own.
     fn with_connections(&self, tls: &ClientConfig) -> Self {
         Self { client: backend::client(tls.clone()), ..self.clone() }
+    }
+
+    /// The span of a request, if it is traced.
+    fn begin(
+        &self,
+        method: &Method,
+        path_and_query: &str,
+        headers: &mut HeaderMap,
+        is_engines: bool,
+    ) -> Span {
+        let Some(telemetry) = &self.telemetry else { return Span::default() };
+        let path = path_of(path_and_query);
+        // Clients may invent any other path, and any method.
+        let name = if is_engines { format!("{method} {path}") } else { "HTTP".to_owned() };
+        let span = telemetry.begin(headers, name);
+        span.set_text("http.request.method", method.as_str());
+        span.set_text("url.path", path);
+        span.set_text("lodestar.request_id", text(headers, X_REQUEST_ID).unwrap_or_default());
+        span
     }
 }
 
@@ -114,6 +137,7 @@ pub(crate) struct Head {
     method: Method,
     path_and_query: String,
     headers: HeaderMap,
+    pub(crate) span: Span,
 }
 
 /// Why a proxy does not start.
@@ -216,10 +240,11 @@ impl Proxy {
         let (books, own) = (Arc::clone(&dispatcher), client.clone());
         let membership = Arc::new(Membership::new(books, own, config.listens(), stall));
         let kept = keepers.iter().find(|keeper| keeper.arm == Arm::Baseline).cloned();
-        let members = Arc::clone(&membership);
         let queue = Arc::new(Queue::new(limits));
-        let waiting = Arc::clone(&queue);
+        let (members, waiting) = (Arc::clone(&membership), Arc::clone(&queue));
         let admin = Admin::new(config, Arc::clone(&dispatcher), members, kept, waiting);
+        let (telemetry, exporter) =
+            config.telemetry.as_ref().map(Telemetry::new).transpose()?.unzip();
         let shared = Shared {
             dispatcher,
             client,
@@ -229,6 +254,7 @@ impl Proxy {
             admin: Arc::new(admin.map_err(ConfigError::from)?),
             request_ids: Arc::default(),
             queue,
+            telemetry: telemetry.map(Arc::new),
         };
         let workers = Workers::start()?;
         let shares = workers.runtimes().map(|_| Arc::new(shared.with_connections(&tls))).collect();
@@ -240,6 +266,7 @@ impl Proxy {
             membership,
             keepers,
             logs,
+            exporter,
             shared: Arc::new(shared),
             workers,
             shares,
@@ -272,7 +299,9 @@ impl Proxy {
             shares,
             keepers,
             logs,
+            exporter,
         } = self;
+        let exporting = exporter.map(Exporter::start);
         let mut tasks = tokio::task::JoinSet::new();
         let origin = if source.is_some() { Origin::Discovery } else { Origin::Configuration };
         if let Err(error) = membership.set(origin, &instances).await {
@@ -323,6 +352,10 @@ impl Proxy {
             // Its panic has been reported.
             let _ = finished.await;
         }
+        // After what must not be lost.
+        if let Some(exporting) = exporting {
+            exporting.finish().await;
+        }
         info!("stopped");
     }
 }
@@ -334,7 +367,8 @@ async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Cl
     let mut response = match (&parts.method, path) {
         (&Method::GET, "/health") => health(shared).map(Either::Left),
         (&Method::GET, "/metrics") => {
-            let page = counters::page(&shared.dispatcher, &shared.queue);
+            let dropped = shared.telemetry.as_ref().map(|telemetry| telemetry.dropped());
+            let page = counters::page(&shared.dispatcher, &shared.queue, dropped);
             let mut response = Response::new(Either::Left(Full::from(page)));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -354,8 +388,12 @@ async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Cl
             for ours in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
                 parts.headers.remove(ours);
             }
-            let head = Head { method: parts.method, path_and_query, headers: parts.headers };
-            forward(shared, head, body, is_engines).await
+            let span = shared.begin(&parts.method, &path_and_query, &mut parts.headers, is_engines);
+            let headers = parts.headers;
+            let head = Head { method: parts.method, path_and_query, headers, span: span.clone() };
+            let response = forward(shared, head, body, is_engines).await;
+            span.answered(response.status());
+            response
         }
     };
     strip_hop_by_hop(response.headers_mut());
@@ -386,10 +424,11 @@ async fn forward(
         Ok(body) => body,
         Err(error) => return error.response_left().map(Either::Left),
     };
-    let place = match shared.queue.place(room).await {
+    let place = match head.span.during("wait", shared.queue.place(room)).await {
         Ok(place) => place,
         Err(error) => return error.response_left().map(Either::Left),
     };
+    head.span.set_model(&body);
     let plan = is_engines.then(|| Plan::of(&head, &body)).flatten();
     let body = plan.as_ref().and_then(Plan::first_body).unwrap_or(body);
     let response = if is_engines {
@@ -403,10 +442,15 @@ async fn forward(
             Either::Right(Resumable::new(shared, head, plan, relay, place.answered()))
         }
         (Either::Right(relay), _) => {
-            Either::Left(Either::Right(relay.with_place(place.answered())))
+            Either::Left(Either::Right(relay.with_place(place.answered(), head.span)))
         }
         (ours, _) => Either::Left(ours),
     })
+}
+
+/// Without the query.
+fn path_of(path_and_query: &str) -> &str {
+    path_and_query.split('?').next().unwrap_or_default()
 }
 
 pub(crate) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
@@ -430,7 +474,7 @@ pub(crate) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Api
 impl Head {
     /// Without its query.
     pub(crate) fn path(&self) -> &str {
-        self.path_and_query.split('?').next().unwrap_or_default()
+        path_of(&self.path_and_query)
     }
 
     /// Whether the client wants an answer that fails to go on elsewhere.

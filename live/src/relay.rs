@@ -18,6 +18,7 @@ use crate::answer::{AnswerReader, Form};
 use crate::api_error::ApiError;
 use crate::dispatcher::{Member, Ticket};
 use crate::queue::Place;
+use crate::telemetry::Span;
 
 /// Pieces of an answer in one write.
 const MOST_TOGETHER: usize = 64;
@@ -44,8 +45,8 @@ pub(crate) struct Relay {
     idle_timeout: Duration,
     /// Goes off after that time. There is none before the first wait.
     idle: Option<Pin<Box<Sleep>>>,
-    /// The client's place among those that are served.
-    place: Option<Place>,
+    /// The client's place among those that are served, and the span of its request: both end with the answer.
+    place: Option<(Place, Span)>,
 }
 
 impl Relay {
@@ -94,9 +95,9 @@ impl Relay {
         self.reader.form()
     }
 
-    /// Keeps the client's place until the answer has passed.
-    pub(crate) fn with_place(mut self, place: Place) -> Self {
-        self.place = Some(place);
+    /// Keeps the client's place and the request's span until the answer has passed.
+    pub(crate) fn with_place(mut self, place: Place, span: Span) -> Self {
+        self.place = Some((place, span));
         self
     }
 

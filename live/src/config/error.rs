@@ -103,8 +103,29 @@ pub enum ConfigError {
     #[error("`router.checkpoint` and `router.canary.checkpoint` are the same file; name another")]
     OneCheckpoint,
     /// No share.
-    #[error("`router.canary.rollout_percent` is {0}; it must be from 0 to 100")]
-    Percent(f64),
+    #[error("`{field}` is {percent}; it must be from 0 to 100")]
+    Percent {
+        /// Which field.
+        field: &'static str,
+        /// What stands there.
+        percent: f64,
+    },
+    /// Where traces go.
+    #[error("`telemetry.otlp_endpoint` is `{url}`: {complaint}; write it as http://HOST:4318")]
+    OtlpEndpoint {
+        /// What stands there, or in the environment.
+        url: String,
+        /// What is wrong.
+        complaint: &'static str,
+    },
+    /// Traces go nowhere.
+    #[error(
+        "`[telemetry]` has no `otlp_endpoint`, and OTEL_EXPORTER_OTLP_ENDPOINT is not set; name a collector"
+    )]
+    NoOtlpEndpoint,
+    /// The exporter, by a variable of the environment.
+    #[error("`[telemetry]`: {0}; correct the variable OTEL_EXPORTER_OTLP_...")]
+    Telemetry(String),
     /// Certificates or key.
     #[error("{}: {complaint}", .path.display())]
     Tls {

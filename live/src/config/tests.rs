@@ -51,6 +51,28 @@ fn what_has_no_effect_is_said() {
 }
 
 #[test]
+fn what_is_wrong_with_a_collector_is_named() {
+    for (text, part) in [
+        (
+            "instances = [{url = 'http://a:1'}]\ntelemetry.otlp_endpoint = 'collector:4318'",
+            "`telemetry.otlp_endpoint` is `collector:4318`: ",
+        ),
+        (
+            "instances = [{url = 'http://a:1'}]\ntelemetry.otlp_endpoint = 'grpc://c:4317'",
+            "only http and https are spoken; write it as http://HOST:4318",
+        ),
+        (
+            "instances = [{url = 'http://a:1'}]\n\
+             telemetry = {otlp_endpoint = 'http://c:4318', sample_percent = 100.5}",
+            "`telemetry.sample_percent` is 100.5; it must be from 0 to 100",
+        ),
+    ] {
+        let message = check(text);
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     for (text, part) in [
         ("instances = []", "no instance"),

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use lodestar_router::{Event, RequestId, Usage};
+use lodestar_router::{Event, Reason, RequestId, Usage};
 
 use super::{Dispatcher, Member};
 use crate::arms::Arm;
+use crate::telemetry::Span;
 use crate::verdict::Evidence;
 
 /// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
@@ -26,6 +27,10 @@ pub(crate) struct Ticket {
     /// As the router counts them.
     pub(super) prompt_tokens: u32,
     pub(super) predicted_cached_tokens: u32,
+    pub(super) reason: Reason,
+    /// From a policy that predicts it.
+    pub(super) predicted_ttft: Option<lodestar_router::Duration>,
+    pub(super) span: Span,
     pub(super) routed_at: Instant,
     /// Output tokens that the router knows of.
     pub(super) reported: u32,
@@ -36,6 +41,27 @@ impl Ticket {
     /// Where it goes.
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    /// From now on the span is told how the attempt goes.
+    pub(crate) fn with_span(mut self, span: Span) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// Tells a span how it was decided.
+    pub(crate) fn explain(&self, span: &Span) {
+        if !span.is_traced() {
+            return;
+        }
+        span.set_text("lodestar.policy", &self.dispatcher.policy_name(self.arm));
+        span.set("lodestar.arm", self.arm.as_str());
+        span.set("lodestar.reason", self.reason.as_str());
+        span.set_text("lodestar.instance", &self.member.backend.url);
+        span.set("lodestar.predicted_cached_tokens", i64::from(self.predicted_cached_tokens));
+        if let Some(ttft) = self.predicted_ttft {
+            span.set("lodestar.predicted_ttft_s", ttft.as_secs_f64());
+        }
     }
 
     #[cfg(test)]
@@ -51,6 +77,7 @@ impl Ticket {
             let ttft = self.routed_at.elapsed();
             self.dispatcher.counters.first_token(self.arm, ttft);
             self.dispatcher.recent.first_token(self.request, ttft);
+            self.span.event("first token");
             let secs = ttft.as_secs_f64();
             self.judge(|evidence| evidence.first_token(self.arm, secs));
             self.dispatcher.observe(&Event::FirstToken { request: self.request });
@@ -68,8 +95,11 @@ impl Ticket {
         self.member.progress.moved();
         let counters = &self.dispatcher.counters;
         if let Some(usage) = said {
+            self.span.set("gen_ai.usage.input_tokens", i64::from(usage.prompt_tokens));
+            self.span.set("gen_ai.usage.output_tokens", i64::from(usage.output_tokens));
             counters.prompt_tokens.add(u64::from(usage.prompt_tokens));
             if let Some(cached) = usage.cached_tokens {
+                self.span.set("gen_ai.usage.cache_read.input_tokens", i64::from(cached));
                 counters.cached_tokens.add(u64::from(cached));
                 counters.predicted_cached_tokens.add(u64::from(self.predicted_cached_tokens));
             }
@@ -89,6 +119,7 @@ impl Ticket {
 
     /// The instance has failed in the middle of the answer.
     pub(crate) fn broke_off(mut self) {
+        self.span.fail(&"the instance failed in the middle of the answer");
         self.end(&Event::Aborted { request: self.request });
         self.judge(|evidence| evidence.ended(self.arm, true));
     }
@@ -104,13 +135,14 @@ impl Ticket {
         self.member.backend.ended();
         let counters = &self.dispatcher.counters;
         let arm = counters.of(self.arm);
-        let both = if matches!(event, Event::Finished { .. }) {
-            [&counters.finished, &arm.finished]
+        let (outcome, both) = if matches!(event, Event::Finished { .. }) {
+            ("finished", [&counters.finished, &arm.finished])
         } else if matches!(event, Event::DispatchFailed { .. }) {
-            [&counters.failed, &arm.failed]
+            ("failed", [&counters.failed, &arm.failed])
         } else {
-            [&counters.aborted, &arm.aborted]
+            ("aborted", [&counters.aborted, &arm.aborted])
         };
+        self.span.set("lodestar.outcome", outcome);
         both.iter().for_each(|counter| counter.add(1));
         self.dispatcher.recent.ended(self.request, event);
         self.dispatcher.observe(event);

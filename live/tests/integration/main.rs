@@ -20,3 +20,4 @@ mod resume;
 mod script;
 mod stalls;
 mod streams;
+mod telemetry;
