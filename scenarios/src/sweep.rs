@@ -35,7 +35,7 @@ use rayon::prelude::*;
 
 pub use comparison::ComparisonRow;
 pub use error::SweepError;
-pub use interval::{Interval, Ratio, Verdict};
+pub use interval::{Interval, Ratio, Share, Verdict};
 pub use item::{CellIdentity, Item, ItemOutcome, read_items};
 pub use marks::Mark;
 pub use measure::Measured;

@@ -33,8 +33,8 @@ pub(super) fn policies(overview: &Overview) -> Markup {
     ];
     let row = |row: &PolicySummary| {
         let count = |count: u64| Field::Number(Some(count as f64), count.to_string());
-        let percent = row.gap_closed.map(|share| share * 100.0);
-        let gap = percent.map_or_else(String::new, |percent| format!("{percent:.0} %"));
+        let percent = row.gap_closed.map(|share| share.value * 100.0);
+        let gap = row.gap_closed.map_or_else(String::new, |share| share.to_string());
         let fields = vec![
             Field::Text(&row.policy),
             Field::Text(row.kind.as_str()),

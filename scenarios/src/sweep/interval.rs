@@ -8,6 +8,8 @@
 //! learn the distribution of t itself (bootstrap-t: Efron and Tibshirani, An Introduction to the Bootstrap,
 //! section 12.5), which holds for skewed ones too.
 
+use std::fmt;
+
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -42,6 +44,42 @@ pub struct Ratio {
     pub value: f64,
     /// Of `value`; a single seed says nothing about luck.
     pub interval: Option<Interval>,
+}
+
+/// Of a gap, the part that a policy closes, and how sure that is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// Closed over all seeds, over the gap over all seeds.
+    pub value: f64,
+    /// Of `value`.
+    pub interval: Option<Interval>,
+}
+
+impl Share {
+    /// Of what single seeds have closed, and their gaps; `None` where there is no gap in all. A share is a ratio of
+    /// sums, so each seed counts by how far what it has closed is from that share of its own gap (the linearised ratio
+    /// estimator: Cochran, Sampling Techniques, section 6.3).
+    pub(super) fn of_seeds(seeds: &[(f64, f64)]) -> Option<Self> {
+        let (closed, gap) =
+            seeds.iter().fold((0.0, 0.0), |sum, seed| (sum.0 + seed.0, sum.1 + seed.1));
+        let value = (gap > 0.0).then(|| closed / gap)?;
+        let mean_gap = gap / seeds.len() as f64;
+        let of_seed = |(closed, gap): &(f64, f64)| value + (closed - value * gap) / mean_gap;
+        let samples: Vec<f64> = seeds.iter().map(of_seed).collect();
+        Some(Self { value, interval: interval(&samples) })
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} %", 100.0 * self.value)?;
+        match self.interval {
+            Some(Interval { low, high }) => {
+                write!(f, " [{:.0}, {:.0}]", 100.0 * low, 100.0 * high)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Whether a policy is faster than another.
@@ -142,6 +180,22 @@ mod tests {
         // Mean 0, standard error 1 / √3 · 1: 4.3027 · 0.57735 = 2.4842.
         let found = interval(&[-1.0, 0.0, 1.0]).unwrap();
         assert!((found.low + 2.484_138).abs() < 1e-5 && (found.high - 2.484_138).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_share_is_of_sums_and_as_sure_as_seeds_agree() {
+        // 30 of 100.
+        let share = Share::of_seeds(&[(5.0, 40.0), (25.0, 60.0)]).unwrap();
+        assert!((share.value - 0.3).abs() < 1e-12);
+        // (5 - 12) / 50 and (25 - 18) / 50 from it: a standard error of 0.14, and t of one degree of freedom.
+        let Interval { low, high } = share.interval.unwrap();
+        let width = 12.706_205 * 0.14;
+        assert!((low - (0.3 - width)).abs() < 1e-6 && (high - (0.3 + width)).abs() < 1e-6);
+        let same = Share::of_seeds(&[(10.0, 40.0), (15.0, 60.0)]).unwrap().interval.unwrap();
+        assert!(same.high - same.low < 1e-9, "a quarter in each");
+        assert_eq!(Share::of_seeds(&[(1.0, 4.0)]).unwrap().interval, None);
+        assert_eq!(Share::of_seeds(&[(1.0, -4.0)]), None);
+        assert_eq!(Share::of_seeds(&[]), None);
     }
 
     #[test]

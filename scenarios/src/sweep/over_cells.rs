@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::comparison::ComparisonRow;
 use super::figures::{Figure, Figures};
-use super::interval::{Ratio, Verdict};
+use super::interval::{Ratio, Share, Verdict};
 use crate::scenario::Kind;
 
 /// A mean TTFT so many times that of a cell's best heuristic is lost to it.
@@ -35,7 +35,7 @@ pub struct PolicySummary {
     /// Share of the gap in mean TTFT between each cell's best heuristic and hindsight that it closes: both
     /// summed over the cells and seeds in which all three ran. Negative when it is worse than the best
     /// heuristics.
-    pub gap_closed: Option<f64>,
+    pub gap_closed: Option<Share>,
     /// Cells by their verdict against the baseline, by mean TTFT.
     pub verdicts: Verdicts,
     /// Cells by their verdict against the cell's best heuristic.
@@ -127,20 +127,21 @@ fn over_cells<'a>(
     Ratio::of_logs(&seeds.iter().map(of_seed).collect::<Vec<_>>())
 }
 
-fn gap_closed(figures: &Figures<'_>, policy: &str, hindsight: &str) -> Option<f64> {
-    let (mut closed, mut gap) = (0.0, 0.0);
+fn gap_closed(figures: &Figures<'_>, policy: &str, hindsight: &str) -> Option<Share> {
+    let mut seeds: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
     for cell in figures.cells() {
         let Some(best) = figures.best_heuristic(cell, Figure::Mean) else { continue };
         let by_seed = |policy| figures.by_seed(cell, Figure::Mean, policy);
         let (best, hindsight) = (by_seed(best), by_seed(hindsight));
         for (seed, ms) in by_seed(policy) {
             if let (Some(best), Some(hindsight)) = (best.get(&seed), hindsight.get(&seed)) {
-                closed += best - ms;
-                gap += best - hindsight;
+                let (closed, gap) = seeds.entry(seed).or_default();
+                *closed += best - ms;
+                *gap += best - hindsight;
             }
         }
     }
-    (gap > 0.0).then(|| closed / gap)
+    Share::of_seeds(&seeds.into_values().collect::<Vec<_>>())
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {

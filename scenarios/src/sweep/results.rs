@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::comparison::ComparisonRow;
-use super::interval::{Interval, Ratio};
+use super::interval::{Interval, Ratio, Share};
 use super::item::{Item, ItemOutcome};
 use super::over_cells::PolicySummary;
 use crate::quantile::Distribution;
@@ -210,6 +210,10 @@ fn high(ratio: Option<Ratio>) -> Option<f64> {
     ratio.and_then(|ratio| ratio.interval).map(|Interval { high, .. }| high)
 }
 
+fn bound(share: Option<Share>, of: fn(Interval) -> f64) -> Option<f64> {
+    share.and_then(|share| share.interval).map(of)
+}
+
 #[derive(Serialize)]
 struct SummaryLine<'a> {
     policy: &'a str,
@@ -235,6 +239,8 @@ struct SummaryLine<'a> {
     ties_to_best: u64,
     losses_to_best: u64,
     lost_to_best: u64,
+    gap_closed_low: Option<f64>,
+    gap_closed_high: Option<f64>,
 }
 
 /// `summary.csv`.
@@ -247,7 +253,7 @@ pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
         ttft_p99_ratio: value(row.p99_ratio),
         ttft_mean_ratio_to_best: value(row.mean_ratio_to_best),
         ttft_p99_ratio_to_best: value(row.p99_ratio_to_best),
-        gap_closed: row.gap_closed,
+        gap_closed: row.gap_closed.map(|share| share.value),
         wins: row.verdicts.wins,
         ties: row.verdicts.ties,
         losses: row.verdicts.losses,
@@ -263,6 +269,8 @@ pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
         ties_to_best: row.verdicts_to_best.ties,
         losses_to_best: row.verdicts_to_best.losses,
         lost_to_best: row.lost_to_best,
+        gap_closed_low: bound(row.gap_closed, |interval| interval.low),
+        gap_closed_high: bound(row.gap_closed, |interval| interval.high),
     }))
 }
 

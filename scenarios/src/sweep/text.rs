@@ -15,7 +15,7 @@ pub(super) fn summary(rows: &[PolicySummary], baseline: &str) -> String {
         "TTFT over that of {baseline} and of each cell's best heuristic, geometric means with 95 % intervals; below 1 is\n\
          faster; gap: share of the way from the best heuristic to hindsight, where hindsight ran; lost: cells in which its\n\
          mean is more than 2 % above the best heuristic's\n\
-         {:width$} {:>5} {:>20} {:>6} {:>20} {:>8} {:>6} {:>4} {:>4} {:>6} {:>4}\n",
+         {:width$} {:>5} {:>20} {:>6} {:>20} {:>8} {:>14} {:>4} {:>4} {:>6} {:>4}\n",
         "policy",
         "cells",
         "mean",
@@ -33,14 +33,14 @@ pub(super) fn summary(rows: &[PolicySummary], baseline: &str) -> String {
     for row in &rows {
         writeln!(
             text,
-            "{:width$} {:>5} {:>20} {:>6} {:>20} {:>8} {:>6} {:>4} {:>4} {:>6} {:>4}",
+            "{:width$} {:>5} {:>20} {:>6} {:>20} {:>8} {:>14} {:>4} {:>4} {:>6} {:>4}",
             row.policy,
             row.cells,
             with_interval(row.mean_ratio),
             show(row.p99_ratio),
             with_interval(row.mean_ratio_to_best),
             show(row.p99_ratio_to_best),
-            row.gap_closed.map_or_else(|| "-".to_owned(), |gap| format!("{:.0} %", 100.0 * gap)),
+            row.gap_closed.map_or_else(|| "-".to_owned(), |share| share.to_string()),
             row.verdicts.wins,
             row.verdicts.ties,
             row.verdicts.losses,
