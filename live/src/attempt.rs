@@ -25,6 +25,9 @@ use crate::proxy::{Head, ProxyBody, Shared, text};
 use crate::relay::Relay;
 use crate::telemetry::Span;
 
+/// A body that takes about a millisecond to read.
+const LARGE_BODY_BYTES: usize = 1 << 20;
+
 /// An attempt without a first byte. The answer is the one that the client gets if it was the last attempt.
 struct Failure {
     answer: Response<ProxyBody>,
@@ -102,9 +105,9 @@ fn route(
     routed.inspect(|ticket| ticket.explain(&span)).inspect_err(|rejected| span.fail(rejected))
 }
 
-/// A tokenizer takes milliseconds, and other requests shall not wait for it.
+/// A tokenizer takes milliseconds, as megabytes do without one, and other requests shall not wait for it.
 async fn read_prompt(shared: &Arc<Shared>, body: &Bytes) -> Prompt {
-    if !shared.prompts.is_slow() {
+    if !shared.prompts.is_slow() && body.len() < LARGE_BODY_BYTES {
         return shared.prompts.read(body);
     }
     let (all, body) = (Arc::clone(shared), body.clone());

@@ -11,6 +11,7 @@ use std::path::Path;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// Templates by name; the one for tools is vLLM's choice for requests that bring some.
@@ -22,6 +23,8 @@ const WITH_TOOLS: &str = "tool_use";
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, String>,
+    /// A content of several parts is handed on as a list.
+    takes_parts: bool,
 }
 
 /// What a request says of its chat, as JSON texts.
@@ -60,6 +63,11 @@ struct Message {
     role: String,
     #[serde(default)]
     content: Content,
+    /// Which vLLM hands on under both names, and some templates take.
+    #[serde(skip_serializing)]
+    reasoning: Option<IgnoredAny>,
+    #[serde(skip_serializing)]
+    reasoning_content: Option<IgnoredAny>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<Vec<ToolCall>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,33 +76,36 @@ struct Message {
     name: Option<String>,
 }
 
-/// Text, or parts of text, which are joined by line ends.
-#[derive(Default, Deserialize, Serialize)]
-#[serde(from = "Option<Parts>")]
-struct Content(String);
-
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(untagged)]
-enum Parts {
+enum Content {
     Text(String),
-    Several(Vec<TextPart>),
+    Parts(Vec<TextPart>),
+    None(()),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum TextPart {
     Text { text: String },
 }
 
-impl From<Option<Parts>> for Content {
-    fn from(parts: Option<Parts>) -> Self {
-        Self(match parts {
-            None => String::new(),
-            Some(Parts::Text(text)) => text,
-            Some(Parts::Several(parts)) => {
+impl Default for Content {
+    fn default() -> Self {
+        Self::None(())
+    }
+}
+
+impl Content {
+    /// For a template that knows texts alone.
+    fn joined(self) -> Self {
+        Self::Text(match self {
+            Self::Text(text) => text,
+            Self::Parts(parts) => {
                 let texts = parts.into_iter().map(|TextPart::Text { text }| text);
                 texts.collect::<Vec<_>>().join("\n")
             }
+            Self::None(()) => String::new(),
         })
     }
 }
@@ -139,6 +150,8 @@ struct DescribedFunction {
     description: Value,
     #[serde(default)]
     parameters: Value,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 fn function() -> String {
@@ -199,12 +212,32 @@ impl ChatTemplate {
         if environment.get_template(DEFAULT).is_err() {
             return Err("no template is called `default`".to_owned());
         }
-        Ok(Self { environment, special_tokens })
+        let template = Self { environment, special_tokens, takes_parts: true };
+        let probe = |content: &str| {
+            let messages = format!(r#"[{{"role": "user", "content": {content}}}]"#);
+            template.render(&Chat { messages: &messages, ..Chat::default() })
+        };
+        let (text, parts) = (probe(r#""probe""#), probe(r#"[{"type": "text", "text": "probe"}]"#));
+        if text.as_ref().is_none_or(|text| !text.contains("probe"))
+            && parts.as_ref().is_some_and(|parts| parts.contains("probe"))
+        {
+            return Err("it takes contents as lists of parts only".to_owned());
+        }
+        let takes_parts = parts.is_some() && parts == text;
+        Ok(Self { takes_parts, ..template })
     }
 
     /// The text of a chat; `None` if it is not certain.
     pub(crate) fn render(&self, chat: &Chat<'_>) -> Option<String> {
-        let messages: Vec<Message> = serde_json::from_str(chat.messages).ok()?;
+        let mut messages: Vec<Message> = serde_json::from_str(chat.messages).ok()?;
+        for message in &mut messages {
+            if message.reasoning.is_some() || message.reasoning_content.is_some() {
+                return None;
+            }
+            if !(self.takes_parts && matches!(message.content, Content::Parts(_))) {
+                message.content = std::mem::take(&mut message.content).joined();
+            }
+        }
         let tools: Option<Vec<Tool>> = chat.tools.map(serde_json::from_str).transpose().ok()?;
         let add = chat.add_generation_prompt.map_or(Ok(true), serde_json::from_str::<bool>).ok()?;
         let kwargs = chat.template_kwargs.map_or("{}", |kwargs| kwargs);

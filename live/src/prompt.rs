@@ -44,8 +44,9 @@ struct Fields<'a> {
     model: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
     content: Option<&'a RawValue>,
-    /// Whether that is the messages of a chat, and of one whose text depends on nothing else than what is below.
+    /// Whether that is the messages of a chat.
     is_chat: bool,
+    /// Whether its tokens depend on nothing else than what is below.
     is_plain: bool,
     add_generation_prompt: Option<&'a RawValue>,
     template_kwargs: Option<&'a RawValue>,
@@ -126,6 +127,9 @@ impl PromptReader {
 
     /// The prompt as the engine sees it, if that can be known.
     fn token_ids(&self, fields: &Fields<'_>, content: &str) -> Option<Vec<u32>> {
+        if !fields.is_plain {
+            return None;
+        }
         if content.starts_with('[') && !fields.is_chat {
             return serde_json::from_str(content).ok();
         }
@@ -144,8 +148,7 @@ impl PromptReader {
 
 impl PromptReader {
     fn chat_text(&self, fields: &Fields<'_>, messages: &str) -> Option<String> {
-        let template = self.template.as_ref().filter(|_| fields.is_plain)?;
-        template.render(&Chat {
+        self.template.as_ref()?.render(&Chat {
             messages,
             tools: fields.tools.map(RawValue::get).filter(|tools| *tools != "null"),
             add_generation_prompt: fields.add_generation_prompt.map(RawValue::get),
@@ -213,7 +216,13 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 }
                 "add_generation_prompt" => &mut fields.add_generation_prompt,
                 "chat_template_kwargs" => &mut fields.template_kwargs,
-                "chat_template" | "continue_final_message" | "documents" | "system" => {
+                "chat_template"
+                | "continue_final_message"
+                | "documents"
+                | "reasoning_effort"
+                | "system"
+                | "truncate_prompt_tokens"
+                | "truncation_side" => {
                     fields.is_plain = false;
                     map.next_value::<IgnoredAny>()?;
                     continue;

@@ -138,7 +138,7 @@ impl Relay {
         }
     }
 
-    /// Takes the events that are there, or awaits one: several that came together are one write to the client. The task that
+    /// Takes the events that are there, or awaits one: those that came with the first one are one write to the client. The task that
     /// reads from the instance hands over one at a time, so it is let run before there are said to be no more.
     fn poll_events(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let is_enough = |relay: &Self| relay.head.len() >= MOST_TOGETHER || relay.failure.is_some();

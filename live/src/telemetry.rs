@@ -190,7 +190,7 @@ impl Span {
     /// Adds a text, or the beginning of one that is long.
     pub(crate) fn set_text(&self, name: &'static str, text: &str) {
         if self.is_traced() {
-            self.set(name, text[..text.floor_char_boundary(MOST_TEXT_BYTES)].to_owned());
+            self.set(name, cut(text).to_owned());
         }
     }
 
@@ -204,7 +204,7 @@ impl Span {
     /// It did not do what it was to do.
     pub(crate) fn fail(&self, complaint: &dyn Display) {
         if let Some(traced) = &self.0 {
-            traced.context.span().set_status(Status::error(complaint.to_string()));
+            traced.context.span().set_status(Status::error(cut(&complaint.to_string()).to_owned()));
         }
     }
 
@@ -236,6 +236,10 @@ impl Span {
             self.set_text("gen_ai.request.model", &model);
         }
     }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MOST_TEXT_BYTES)]
 }
 
 #[cfg(test)]

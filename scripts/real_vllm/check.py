@@ -67,19 +67,29 @@ class Check:
     def kv_events(self):
         """What an engine has cached behind the router's back is known there."""
         print("\nKV events")
-        rng, blocks = random.Random(1), 10
+        rng, block = random.Random(1), self.mode.block_tokens
         for index, engine in enumerate(self.engines):
-            before = samples(self.router.address)["lodestar_kv_events_total"]
-            prompt = [rng.randrange(100, 8000) for _ in range(blocks * self.mode.block_tokens + 5)]
-            fields = {"model": self.mode.model, "prompt": prompt, "max_tokens": 1}
-            page(engine.address, "/v1/completions", "POST", fields)
-            told = lambda: samples(self.router.address)["lodestar_kv_events_total"] - before
-            until(f"KV events of engine {index}", told, PATIENCE_S)
-            page(self.router.address, "/v1/completions", "POST", fields)
-            latest = max(self.router.overview()["decisions"], key=lambda decision: decision["request"])
-            expected = {one["instance"].rstrip("/"): one["predicted_cached_tokens"] for one in latest["candidates"]}
-            wanted = {one.url: blocks * self.mode.block_tokens * (one is engine) for one in self.engines}
-            self.that(f"the router knows what engine {index} alone has cached", expected == wanted, f"{expected.get(engine.url)} tokens")
+            prompt = [rng.randrange(100, 8000) for _ in range(10 * block + 5)]
+            self.cached_behind(index, engine, "/v1/completions", {"prompt": prompt})
+        if not self.mode.is_mock:
+            # Mock engines apply no template.
+            words = [f"word {rng.randrange(10**6)}" for _ in range(100)]
+            messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " ".join(words)}]
+            self.cached_behind(0, self.engines[0], "/v1/chat/completions", {"messages": messages})
+
+    def cached_behind(self, index, engine, path, prompt):
+        before = samples(self.router.address)["lodestar_kv_events_total"]
+        fields = {"model": self.mode.model, "max_tokens": 1, **prompt}
+        tokens = json.loads(page(engine.address, path, "POST", fields))["usage"]["prompt_tokens"]
+        told = lambda: samples(self.router.address)["lodestar_kv_events_total"] - before
+        until(f"KV events of engine {index}", told, PATIENCE_S)
+        page(self.router.address, path, "POST", fields)
+        latest = max(self.router.overview()["decisions"], key=lambda decision: decision["request"])
+        expected = {one["instance"].rstrip("/"): one["predicted_cached_tokens"] for one in latest["candidates"]}
+        block = self.mode.block_tokens
+        wanted = {one.url: (tokens - 1) // block * block * (one is engine) for one in self.engines}
+        name = f"the router knows what engine {index} alone has cached of a {'chat' if 'messages' in prompt else 'prompt'}"
+        self.that(name, expected == wanted, f"{expected.get(engine.url)} of {tokens} tokens")
 
     def hit_ratio(self, measure):
         """Of the engines' prefix caches while something is measured, and what it answers."""

@@ -237,6 +237,7 @@ class Router(Server):
         (out / "serve.toml").write_text(
             f'listen = "127.0.0.1:0"\ninstances = [\n{listed}]\nadmin.token_file = "admin-token"\n\n[router]\n'
             f'policy = {{ name = "lodestar" }}\nblock_tokens = {mode.block_tokens}\ntokenizer = "{tokenizer}"\nlog = "decisions"\n'
+            + ("" if mode.is_mock else 'chat_template = "model/tokenizer_config.json"\n')
         )
         super().__init__("lodestar serve", [options.lodestar, "serve", "--config", out / "serve.toml"], out / "serve.log")
         said = lambda: self.check_alive() and re.search(r"listening on (\S+)", (out / "serve.log").read_text())

@@ -154,7 +154,9 @@ class Load:
             # The network has made noise of an event and nobody else; then there is an error after it.
             return ("error event" if b'"error"' in text else "wrong"), repr(error)
         if "error" in events[-1]:
-            return "error event", events[-1]["error"]["message"]
+            # Before the first token it could have been served elsewhere.
+            has_begun = any(event.get("choices") for event in events)
+            return "error event" if has_begun else "error before the first token", events[-1]["error"]["message"]
         made = sum(len(event["choices"]) for event in events)
         used = events[-1]["usage"]["completion_tokens"]
         if not made == used == fields["max_tokens"]:
@@ -296,6 +298,9 @@ async def soak(options):
             one.is_calm = True
             one.thawed.set()
         owed, last = await settled(port, options.engines)
+        for task in troubles:
+            if task.done() and task.exception():
+                raise task.exception()
         for task in [watching, *troubles]:
             task.cancel()
         serve.terminate()

@@ -96,12 +96,9 @@ fn the_error_that_a_scaled_profile_states_is_that_of_its_rule_elsewhere() {
     let rounded =
         [mean, all[all.len() * 95 / 100], all[all.len() - 1]].map(|error| (100.0 * error).round());
     println!("all      mean, p95, max: {rounded:?} %");
-    for gpu in ["a30", "v100"] {
-        let profile = catalog::profile(gpu).unwrap();
-        let stated = profile.on(MODEL).unwrap().fit_error_percent.unwrap();
-        let stated = [stated.mean, stated.p95, stated.max];
-        assert!(stated.iter().zip(rounded).all(|(a, b)| (a - b).abs() < 0.5), "{gpu}: {stated:?}");
-    }
+    let stated = catalog::profile("a30").unwrap().on(MODEL).unwrap().fit_error_percent.unwrap();
+    let stated = [stated.mean, stated.p95, stated.max];
+    assert!(stated.iter().zip(rounded).all(|(a, b)| (a - b).abs() < 0.5), "{stated:?}");
 }
 
 /// Its numbers are the rule's, not somebody's.

@@ -67,6 +67,7 @@ fn what_is_not_certain_is_no_text() {
         r#"[{"content":"no role"}]"#,
         r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]"#,
         r#"[{"role":"user","content":7}]"#,
+        r#"[{"role":"assistant","content":"x","reasoning_content":"y"}]"#,
     ] {
         assert_eq!(render(&chatml, messages), None, "{messages}");
     }
@@ -74,6 +75,25 @@ fn what_is_not_certain_is_no_text() {
     assert_eq!(render(&refuses, "[]"), None);
     let endless = template("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}");
     assert_eq!(render(&endless, "[]"), None);
+}
+
+#[test]
+fn parts_are_joined_or_handed_on_as_the_template_takes_them() {
+    let parts =
+        r#"[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]"#;
+    let text = template("{% for m in messages %}{{ m.content }}{% endfor %}");
+    assert_eq!(render(&text, parts).unwrap(), "a\nb");
+    let list =
+        "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}";
+    let both = format!(
+        "{{% for m in messages %}}{{% if m.content is string %}}{{{{ m.content }}}}{{% else %}}{list}{{% endif %}}{{% endfor %}}"
+    );
+    let both = template(&both);
+    assert_eq!(render(&both, parts).unwrap(), "ab");
+    assert_eq!(render(&both, r#"[{"role":"user","content":"a"}]"#).unwrap(), "a");
+    let lists = format!("{{% for m in messages %}}{list}{{% endfor %}}");
+    let refused = ChatTemplate::new(Templates::One(lists), BTreeMap::new()).unwrap_err();
+    assert!(refused.contains("lists of parts only"), "{refused}");
 }
 
 #[test]

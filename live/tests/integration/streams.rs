@@ -49,7 +49,7 @@ async fn read_until(stream: &mut TcpStream, got: &mut String, text: &str) {
 }
 
 #[tokio::test]
-async fn events_that_come_together_pass_together_and_the_first_one_counts() {
+async fn a_stream_that_comes_whole_passes_whole_and_its_first_event_counts() {
     let words = ["one", "two", "three"].map(event).concat() + "data: [DONE]\n\n";
     let events: String = words.split_inclusive("\n\n").map(chunk).collect();
     let script = Script::says(format!("{STREAM_HEAD}{events}0\r\n\r\n")).await;
