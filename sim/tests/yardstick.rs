@@ -13,17 +13,10 @@ use lodestar_sim::{
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use proptest::prelude::*;
 
-const STEP_TIME: HingeCoefficients = HingeCoefficients {
-    host_ms: 1.0,
-    t0_ms: 0.5,
-    w_ms: 7.0,
-    b_us_per_token: 50.0,
-    c_ns_per_pair: 3.0,
-    d_us_per_decode_request: 2.0,
-    e_ns_per_context_token: 90.0,
-    p: 1.9,
-    mixed_factor: 0.8,
-};
+mod common;
+
+/// Decodes beside a prompt cost less than alone: another dip.
+const STEP_TIME: HingeCoefficients = HingeCoefficients { mixed_factor: 0.8, ..common::STEP_TIME };
 
 /// Instances that are so many times as slow as the first, with so many blocks.
 fn cluster(speeds: &[f64], engine: &EngineConfig) -> ClusterConfig {
