@@ -251,7 +251,7 @@ impl PolicyConfig {
         if let Some((_, objective)) =
             OBJECTIVES.into_iter().find(|(known, _)| Some(*known) == objective)
         {
-            return Ok(Self::Lodestar(LodestarParams { objective, without: None }));
+            return Ok(Self::Lodestar(LodestarParams { objective, ..LodestarParams::default() }));
         }
         let part = name.strip_prefix(WITHOUT_PREFIX);
         if let Some((_, part)) = Part::ALL.into_iter().find(|(known, _)| Some(*known) == part) {
@@ -271,7 +271,7 @@ impl PolicyConfig {
         {
             return Cow::Owned(format!("{THRESHOLD_PREFIX}{}", params.threshold_percent));
         }
-        if let Self::Lodestar(LodestarParams { objective, without }) = self {
+        if let Self::Lodestar(LodestarParams { objective, without, .. }) = self {
             let of_same_kind = |known: &Objective| {
                 std::mem::discriminant(known) == std::mem::discriminant(objective)
             };
@@ -486,7 +486,8 @@ mod tests {
     fn an_objective_is_part_of_the_name() {
         for (name, objective) in OBJECTIVES {
             let name = format!("lodestar-{name}");
-            let policy = PolicyConfig::Lodestar(LodestarParams { objective, without: None });
+            let params = LodestarParams { objective, ..LodestarParams::default() };
+            let policy = PolicyConfig::Lodestar(params);
             assert_eq!(PolicyConfig::from_name(&name), Ok(policy.clone()));
             assert_eq!(policy.name(), name);
         }

@@ -376,5 +376,13 @@ fn finite_and_not_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Err(serde::de::Error::custom(format_args!("{value} is not a finite number of at least 0")))
 }
 
+fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let value = u8::deserialize(deserializer)?;
+    if value <= 100 {
+        return Ok(value);
+    }
+    Err(serde::de::Error::custom(format_args!("{value} is not a percentage of at most 100")))
+}
+
 #[cfg(test)]
 mod fixtures;

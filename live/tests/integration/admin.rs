@@ -216,7 +216,10 @@ async fn policy_objective_and_checkpoint_change_while_it_runs() {
     done(&proxy, "PUT", "policy", json!({"name": "lodestar"})).await;
     let objective = json!({"slo": {"ttft_ms": 500.0, "tpot_ms": 30.0}});
     let policy = done(&proxy, "PUT", "objective", objective.clone()).await;
-    assert_eq!(policy["policy"], json!({"name": "lodestar", "objective": objective}));
+    assert_eq!(
+        policy["policy"],
+        json!({"name": "lodestar", "objective": objective, "training_percent": 100})
+    );
     for _ in 0..20 {
         proxy.post("/v1/completions", r#"{"prompt":"hello","stream":true}"#).await;
     }

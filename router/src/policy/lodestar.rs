@@ -41,7 +41,7 @@ use server::{Place, Sample, Server};
 
 use super::mooncake::Mooncake;
 use super::per_instance::PerInstance;
-use super::{Choice, Eligible, Fact, Policy};
+use super::{Choice, Eligible, Fact, Policy, percent};
 use crate::checkpoint::{CheckpointError, InstanceNames, Learned};
 use crate::decision::{Reason, Terms};
 use crate::event::{InstanceId, Usage};
@@ -64,7 +64,7 @@ const TAIL_STEP: f64 = 0.02;
 const ANSWER_WEIGHT: f64 = 0.01;
 
 /// Parameters of [`PolicyConfig::Lodestar`](crate::PolicyConfig::Lodestar).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LodestarParams {
     /// What to make small.
@@ -72,6 +72,15 @@ pub struct LodestarParams {
     /// What to do without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub without: Option<Part>,
+    /// How many in a hundred first tokens the network is trained on. Coefficients learn from all.
+    #[serde(deserialize_with = "percent")]
+    pub training_percent: u8,
+}
+
+impl Default for LodestarParams {
+    fn default() -> Self {
+        Self { objective: Objective::default(), without: None, training_percent: 100 }
+    }
 }
 
 #[derive(Debug)]
@@ -113,7 +122,7 @@ impl Lodestar {
             fleet_tpot: Law::of_tpot(),
             decoding: HashMap::default(),
             tail_s: 0.0,
-            residual: Residual::new(rng),
+            residual: Residual::new(rng, params.training_percent),
             reuse: Reuse::default(),
             caution: Caution::default(),
             heuristic: Mooncake::default(),

@@ -6,9 +6,9 @@
 //! in flight: if `max h > threshold_percent`, `argmax h_i`, ties by `r_i`, then drawn; else `argmin r_i`,
 //! ties drawn. (What the original does with equal hits is not known.)
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::{Choice, Eligible, Policy};
+use super::{Choice, Eligible, Policy, percent};
 use crate::decision::Reason;
 use crate::request::Request;
 use crate::rng::Rng;
@@ -28,14 +28,6 @@ impl Default for PrefixHitThresholdParams {
     fn default() -> Self {
         Self { threshold_percent: 50 }
     }
-}
-
-fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
-    let value = u8::deserialize(deserializer)?;
-    if value <= 100 {
-        return Ok(value);
-    }
-    Err(serde::de::Error::custom(format_args!("{value} is not a percentage of at most 100")))
 }
 
 #[derive(Debug)]

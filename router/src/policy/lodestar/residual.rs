@@ -61,6 +61,9 @@ struct Sample {
 pub(super) struct Residual {
     network: Network,
     adam: Adam,
+    /// How many samples in a hundred are trained on, and what is due of the next one, in hundredths.
+    percent: u8,
+    due: u8,
     fresh: Vec<Sample>,
     /// By size of what was expected.
     kept: Vec<Vec<Sample>>,
@@ -117,8 +120,8 @@ impl Learned {
 impl Residual {
     /// Starts over. Work under way is still to come back.
     pub(super) fn forget(&mut self) {
-        let Self { is_training, trained_at, .. } = *self;
-        let fresh = Self::new(self.rng.clone());
+        let Self { is_training, trained_at, percent, .. } = *self;
+        let fresh = Self::new(self.rng.clone(), percent);
         *self = Self { is_training, is_job_stale: is_training, trained_at, ..fresh };
     }
 
@@ -148,11 +151,13 @@ impl Residual {
         (self.ln_width, self.covered) = (learned.ln_width, learned.covered);
     }
 
-    pub(super) fn new(mut rng: Rng) -> Self {
+    pub(super) fn new(mut rng: Rng, percent: u8) -> Self {
         let network = Network::new(&SIZES, &mut rng).with_constant_outputs(&[1.0, 0.8, 1.3]);
         Self {
             network,
             adam: Adam::default(),
+            percent,
+            due: 0,
             fresh: Vec::new(),
             kept: vec![Vec::new(); SIZES_OF_TTFT],
             rng,
@@ -209,6 +214,11 @@ impl Residual {
         self.ln_width =
             (self.ln_width + 2.0 * ERROR_WEIGHT * (COVERAGE - covered)).clamp(-2.0, 2.0);
         self.samples += 1;
+        self.due += self.percent;
+        if self.due < 100 {
+            return;
+        }
+        self.due -= 100;
         if self.fresh.len() < BATCH {
             self.fresh.push(Sample { features: *features, factor: factor as f32 });
         }
@@ -289,4 +299,20 @@ impl Residual {
 fn add(rows: &mut Rows, sample: &Sample) {
     rows.inputs.extend(sample.features);
     rows.targets.extend([sample.factor; OUTPUTS]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentage_of_samples_is_trained_on_and_all_are_compared() {
+        for (percent, rows) in [(100, 60), (25, 15), (0, 0)] {
+            let mut residual = Residual::new(Rng::fork(1, "residual"), percent);
+            (0..60).for_each(|_| residual.learn(&Features::default(), 2.0));
+            let job = residual.training_job(Time::from_nanos(1_000_000_000));
+            assert_eq!(job.map_or(0, |job| job.rows.targets.len() / OUTPUTS), rows);
+            assert_eq!(residual.samples, 60);
+        }
+    }
 }
