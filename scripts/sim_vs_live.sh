@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/sim-vs-live}
 read -ra policies <<<"${POLICIES:-round-robin prefix-cache}"
-read -ra gpus <<<"${GPUS:-a100 a100 l4}"
-workload=${WORKLOAD:-chat} rate=${RATE:-6} requests=${REQUESTS:-300} scale=${TIME_SCALE:-1} limit=${LIMIT:-5}
+read -ra gpus <<<"${GPUS:-a100 a100 l40s}"
+workload=${WORKLOAD:-share28} rate=${RATE:-6} requests=${REQUESTS:-300} scale=${TIME_SCALE:-1} limit=${LIMIT:-5}
 lodestar=${LODESTAR:-target/release/lodestar}
 [ -n "${LODESTAR:-}" ] || cargo build --release --quiet
 
@@ -55,7 +55,7 @@ for policy in "${policies[@]}"; do
     >"$out/$policy-live.txt"
   stop
   grep -E '^(sent|failed)' "$out/$policy-live.txt" || true
-  "$lodestar" replay "$trace" --fleet "$fleet" --policy "$policy" --information ideal --beside "$out/$policy-live" \
+  "$lodestar" replay "$trace" --fleet "$fleet" --policy "$policy" --information ideal --seed 0 --beside "$out/$policy-live" \
     --out "$out/$policy" >"$out/$policy.txt"
   echo
   awk -F, -v policy="$policy" -v fleet="$fleet" '

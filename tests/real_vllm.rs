@@ -23,5 +23,5 @@ fn serve_does_with_mock_engines_what_it_is_shown_to_do_with_vllm() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("18 of 18 checks passed"), "{said}");
+    assert!(said.contains("19 of 19 checks passed"), "{said}");
 }

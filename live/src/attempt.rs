@@ -20,8 +20,10 @@ use crate::answer::Form;
 use crate::api_error::ApiError;
 use crate::backend::chain;
 use crate::dispatcher::{Member, Ticket};
+use crate::head::{Head, text};
+use crate::load_report;
 use crate::prompt::Prompt;
-use crate::proxy::{Head, ProxyBody, Shared, text};
+use crate::proxy::{ProxyBody, Shared};
 use crate::relay::Relay;
 use crate::telemetry::Span;
 
@@ -53,7 +55,7 @@ pub(crate) async fn route_and_send(
     deadline: Instant,
     mut tried: Vec<InstanceId>,
 ) -> Response<ProxyBody> {
-    let prompt = read_prompt(shared, &body).await;
+    let prompt = read_prompt(shared, head, &body).await;
     if tried.is_empty() {
         shared.retries.earn();
         head.span.set("lodestar.prompt_tokens", i64::from(prompt.tokens));
@@ -106,7 +108,14 @@ fn route(
 }
 
 /// A tokenizer takes milliseconds, as megabytes do without one, and other requests shall not wait for it.
-async fn read_prompt(shared: &Arc<Shared>, body: &Bytes) -> Prompt {
+async fn read_prompt(shared: &Arc<Shared>, head: &Head, body: &Bytes) -> Prompt {
+    if let Some(tokenizer) = &shared.engine_tokenizer {
+        let key = head.headers.get(header::AUTHORIZATION).cloned();
+        let ids = tokenizer.token_ids(&shared.dispatcher, &shared.client, key, body).await;
+        if let Some(ids) = ids {
+            return shared.prompts.read_with_ids(body, ids);
+        }
+    }
     if !shared.prompts.is_slow() && body.len() < LARGE_BODY_BYTES {
         return shared.prompts.read(body);
     }
@@ -122,6 +131,18 @@ pub(crate) async fn send_in_turn(
     head: &Head,
     body: Bytes,
 ) -> Response<ProxyBody> {
+    match answer_in_turn(shared, head, body).await {
+        Ok((_, response)) => relay(response, shared),
+        Err(answer) => answer,
+    }
+}
+
+/// The answer of whoever is next, or ours if nobody answers.
+pub(crate) async fn answer_in_turn(
+    shared: &Arc<Shared>,
+    head: &Head,
+    body: Bytes,
+) -> Result<(Arc<Member>, Response<Incoming>), Response<ProxyBody>> {
     let mut answer = refuse(Rejected::NoInstance);
     for _ in 0..shared.limits.attempts {
         let Some(member) = shared.dispatcher.in_turn() else { break };
@@ -129,7 +150,7 @@ pub(crate) async fn send_in_turn(
         match send(shared, &member, head, body.clone(), &span).await {
             Ok(response) => {
                 span.answered(response.status());
-                return relay(response, shared);
+                return Ok((member, response));
             }
             Err(failure) => {
                 span.fail(&failure.complaint);
@@ -138,7 +159,7 @@ pub(crate) async fn send_in_turn(
             }
         }
     }
-    answer
+    Err(answer)
 }
 
 /// The span of an attempt at an instance.
@@ -173,9 +194,12 @@ async fn attempt(
     };
     drop(awaiting);
     match answer {
-        Ok(answer) => {
+        Ok(mut answer) => {
             member.backend.succeeded();
             span.answered(answer.status());
+            if shared.response_headers {
+                ticket.sign(answer.headers_mut());
+            }
             let is_served = answer.status().is_success();
             Ok(answer.map(|body| match body {
                 Either::Right(relay) if is_served => Either::Right(relay.with_ticket(ticket)),
@@ -269,11 +293,16 @@ async fn send(
         return Err(Failure { answer, kind: FailureKind::Busy, complaint });
     };
     span.inject(request.headers_mut());
-    shared.client.request(request).await.map_err(|error| {
+    let asks = shared.load_header && load_report::ask(request.headers_mut());
+    let mut response = shared.client.request(request).await.map_err(|error| {
         let kind = kind_of(&error);
         debug!(url = member.backend.url, "{}", chain(&error));
         Failure { answer: bad_gateway("no instance answered"), kind, complaint: chain(&error) }
-    })
+    })?;
+    if asks && let Some(report) = load_report::take(response.headers_mut()) {
+        shared.dispatcher.load_reported(member.id, report);
+    }
+    Ok(response)
 }
 
 fn kind_of(error: &legacy::Error) -> FailureKind {
@@ -284,7 +313,8 @@ fn bad_gateway(message: &str) -> Response<ProxyBody> {
     ApiError::new(StatusCode::BAD_GATEWAY, message).response_left()
 }
 
-fn relay(response: Response<Incoming>, shared: &Shared) -> Response<ProxyBody> {
+/// An answer that passes.
+pub(crate) fn relay(response: Response<Incoming>, shared: &Shared) -> Response<ProxyBody> {
     let form = Form::of(text(response.headers(), header::CONTENT_TYPE));
     let idle = Duration::from_secs(shared.limits.idle_s);
     response.map(|body| Either::Right(Relay::new(body, form, idle)))

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, Scheme};
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -21,6 +21,10 @@ use crate::kv_events::KvEndpoints;
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 /// A machine in the same cluster answers or it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// So often the kernel asks over a silent connection whether the other machine is there, and so long it waits for a sign of it.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+#[cfg(target_os = "linux")]
+const GONE: Duration = Duration::from_secs(30);
 /// So many failures in a row, and the instance is taken out of the fleet.
 const FAILURES: u32 = 5;
 /// Longest page that is read from an instance for the router itself.
@@ -43,6 +47,11 @@ pub(crate) fn connector(tls: ClientConfig) -> HttpsConnector<HttpConnector> {
     // Without it the kernel waits for more before it sends what follows a small packet.
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    // A machine that is gone acknowledges nothing, and a request that waits for its first token there goes elsewhere.
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE));
+    #[cfg(target_os = "linux")]
+    connector.set_tcp_user_timeout(Some(GONE));
     connector.enforce_http(false);
     HttpsConnectorBuilder::new()
         .with_tls_config(tls)
@@ -171,10 +180,33 @@ impl Backend {
         path: &str,
         authorization: Option<HeaderValue>,
     ) -> Result<Page, FetchError> {
-        let uri = self.uri(path).ok_or(FetchError::Path)?;
-        let mut request = Request::new(Full::default());
+        self.fetch(client, path, authorization, Request::new(Full::default())).await
+    }
+
+    /// Asks something for the router itself, in JSON.
+    pub(crate) async fn post(
+        &self,
+        client: &Client,
+        path: &str,
+        authorization: Option<HeaderValue>,
+        body: Bytes,
+    ) -> Result<Page, FetchError> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+        self.fetch(client, path, authorization, request).await
+    }
+
+    async fn fetch(
+        &self,
+        client: &Client,
+        path: &str,
+        authorization: Option<HeaderValue>,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Page, FetchError> {
+        *request.uri_mut() = self.uri(path).ok_or(FetchError::Path)?;
         request.headers_mut().extend(authorization.map(|key| (header::AUTHORIZATION, key)));
-        *request.uri_mut() = uri;
         let response: Response<Incoming> = client.request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), PAGE_BYTES).collect().await;

@@ -261,6 +261,11 @@ impl ChatTemplate {
     }
 }
 
+/// Whether messages are made of texts alone, with nothing in them that this does not know.
+pub(crate) fn is_text(messages: &str) -> bool {
+    serde_json::from_str::<Vec<Message>>(messages).is_ok()
+}
+
 /// A special token is a text, or a map with its text.
 fn special((name, token): (String, Value)) -> Option<(String, String)> {
     let content = token.get_attr("content").ok().filter(|content| !content.is_undefined());

@@ -72,6 +72,12 @@ pub struct RouterSection {
     pub tokenizer: Option<PathBuf>,
     /// `tokenizer_config.json` of the model, or a Jinja template: so are chats.
     pub chat_template: Option<PathBuf>,
+    /// Engines are asked for the tokens of prompts (`/tokenize`), as long as they answer at once.
+    pub engine_tokenizer: bool,
+    /// Answers say which instance gave them, and why that one.
+    pub response_headers: bool,
+    /// Engines are asked to say in their answers how they stand.
+    pub load_header: bool,
     /// What the policy sees: all that Lodestar knows, or what its own implementation would.
     pub information: Information,
     /// Of what the policy draws at random.
@@ -144,6 +150,9 @@ impl Default for RouterSection {
             block_tokens,
             tokenizer: None,
             chat_template: None,
+            engine_tokenizer: false,
+            response_headers: false,
+            load_header: false,
             information: Information::Ideal,
             seed: 0,
             checkpoint: None,
@@ -329,7 +338,7 @@ impl ServeConfig {
 
     /// Whether KV events are of use: blocks of tokens beside blocks of bytes would only be in each other's way.
     pub(crate) const fn listens(&self) -> bool {
-        self.router.tokenizer.is_some()
+        self.router.tokenizer.is_some() || self.router.engine_tokenizer
     }
 
     pub(crate) fn prompt_reader(&self) -> Result<PromptReader, ConfigError> {
@@ -338,6 +347,9 @@ impl ServeConfig {
                 .map_err(|complaint| ConfigError::Tokenizer { path: path.clone(), complaint })
         };
         let tokenizer = self.router.tokenizer.as_ref().map(read).transpose()?;
+        if self.router.engine_tokenizer && tokenizer.is_some() {
+            return Err(ConfigError::TwoTokenizers);
+        }
         if self.router.chat_template.is_some() && tokenizer.is_none() {
             return Err(ConfigError::TemplateAlone);
         }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::arms::{Arm, Arms, Stop, Stopped, Views};
 use crate::backend::Backend;
 use crate::counters::Counters;
+use crate::load_report::LoadReport;
 use crate::progress::Progress;
 use crate::prompt::Prompt;
 use crate::ramp::{RAMP, most_requests};
@@ -288,23 +289,22 @@ impl Dispatcher {
     }
 
     /// Has a router go on from a checkpoint, in which instances have their URLs as names; before any of them has joined.
-    pub(crate) fn restore<'a>(
-        &self,
-        arm: Arm,
-        checkpoint: &Checkpoint,
-        urls: impl Iterator<Item = &'a str>,
-    ) -> Result<(), CheckpointError> {
-        let (now, mut guard) = self.lock();
+    pub(crate) fn restore(&self, arm: Arm, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        let (now, mut state) = self.lock();
+        let names = state.names();
+        state.router.restore(now, arm, checkpoint, &names)
+    }
+
+    /// Numbers instances that will join, in this order, whoever is ready first.
+    pub(crate) fn expect<'a>(&self, urls: impl Iterator<Item = &'a str>) {
+        let (_, mut guard) = self.lock();
         let state = &mut *guard;
-        let mut names = InstanceNames::new();
         for url in urls {
-            let id = state.expected.entry(url.to_owned()).or_insert_with(|| {
+            state.expected.entry(url.to_owned()).or_insert_with(|| {
                 state.next_instance += 1;
                 InstanceId(state.next_instance - 1)
             });
-            names.insert(*id, url.to_owned());
         }
-        state.router.restore(now, arm, checkpoint, &names)
     }
 
     /// What a router has learned so far, if its policy keeps that.
@@ -382,6 +382,16 @@ impl Dispatcher {
     /// The instance has said how it stands.
     pub(crate) fn scraped(&self, instance: InstanceId, metrics: InstanceMetrics) {
         let (at, mut state) = self.lock();
+        let scraped = Scraped { at, metrics };
+        state.router.observe(at, &Event::MetricsScraped { instance, scraped });
+    }
+
+    /// An answer has said how its instance stands. What it does not say is as it was at the last scrape.
+    pub(crate) fn load_reported(&self, instance: InstanceId, report: LoadReport) {
+        let (at, mut state) = self.lock();
+        let Some(known) = state.fleet().get(instance).and_then(|it| it.scraped) else { return };
+        let LoadReport { waiting_requests, kv_usage } = report;
+        let metrics = InstanceMetrics { waiting_requests, kv_usage, ..known.metrics };
         let scraped = Scraped { at, metrics };
         state.router.observe(at, &Event::MetricsScraped { instance, scraped });
     }

@@ -202,7 +202,8 @@ pub fn checkpoint(bytes: &[u8]) {
     assert_eq!(again, checkpoint);
     let (dispatcher, member) = fleet("lodestar", 16);
     dispatcher.leave(member.id, true);
-    if dispatcher.restore(Arm::Baseline, &checkpoint, ["http://a:1"].into_iter()).is_err() {
+    dispatcher.expect(["http://a:1"].into_iter());
+    if dispatcher.restore(Arm::Baseline, &checkpoint).is_err() {
         return;
     }
     // It is lived with.

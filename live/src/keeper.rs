@@ -35,15 +35,11 @@ impl Keeper {
     }
 
     /// Goes on from the file, if there is one.
-    pub(crate) fn restore<'a>(
-        &self,
-        dispatcher: &Dispatcher,
-        urls: impl Iterator<Item = &'a str>,
-    ) -> Result<(), CheckpointFileError> {
+    pub(crate) fn restore(&self, dispatcher: &Dispatcher) -> Result<(), CheckpointFileError> {
         let path = &self.path;
         let Some(checkpoint) = self.read()? else { return Ok(()) };
         dispatcher
-            .restore(self.arm, &checkpoint, urls)
+            .restore(self.arm, &checkpoint)
             .map_err(|error| CheckpointFileError::Refused { path: path.clone(), error })?;
         info!(checkpoint = %path.display(), "the {} goes on from what it had learned", self.arm.as_str());
         Ok(())

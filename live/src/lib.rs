@@ -20,12 +20,15 @@ mod counters;
 mod decision_log;
 mod discovery;
 mod dispatcher;
+mod engine_tokenizer;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod head;
 mod keeper;
 mod kv_events;
 mod listener;
+mod load_report;
 mod membership;
 mod metrics;
 pub mod mock;
@@ -45,6 +48,7 @@ mod run;
 mod telemetry;
 mod tls;
 mod trainer;
+mod upgrade;
 mod verdict;
 mod workers;
 

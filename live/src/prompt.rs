@@ -6,9 +6,11 @@
 //! Without the model's tokenizer, blocks are chunks of prompt bytes, each hash chained to the one before. The
 //! next turn of a conversation repeats the bytes of the last one, so its blocks are found again. A prompt
 //! that is given as token ids is cut exactly, and so is the text of a completion where the tokenizer is at hand, and a
-//! chat with its template: such blocks are those of the engines' KV events.
+//! chat with its template, or both where an engine is asked for their tokens: such blocks are those of the engines' KV
+//! events.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -18,7 +20,7 @@ use serde_json::value::RawValue;
 use tokenizers::Tokenizer;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::chat_template::{Chat, ChatTemplate};
+use crate::chat_template::{self, Chat, ChatTemplate};
 
 /// English text and code have about four bytes a token; only the estimate of a prompt's length depends on it.
 const BYTES_PER_TOKEN: usize = 4;
@@ -44,8 +46,7 @@ struct Fields<'a> {
     model: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
     content: Option<&'a RawValue>,
-    /// Whether that is the messages of a chat.
-    is_chat: bool,
+    kind: Kind,
     /// Whether its tokens depend on nothing else than what is below.
     is_plain: bool,
     add_generation_prompt: Option<&'a RawValue>,
@@ -55,6 +56,18 @@ struct Fields<'a> {
     user: Option<&'a RawValue>,
     priority: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
+}
+
+/// What the content of a prompt is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Kind {
+    /// `messages`.
+    Chat,
+    /// `prompt`: a text, token ids, or several of these.
+    #[default]
+    Completion,
+    /// `input`: a text to embed, or what the Responses API makes a chat of.
+    Input,
 }
 
 /// Reads prompts.
@@ -82,11 +95,19 @@ impl PromptReader {
 
     /// Reads a body; one that is not a JSON object has a length and no content.
     pub(crate) fn read(&self, body: &[u8]) -> Prompt {
-        let mut json = serde_json::Deserializer::from_slice(body);
-        let Ok(fields) = serde::de::Deserializer::deserialize_map(&mut json, FieldsVisitor) else {
-            return Prompt { tokens: estimate(body.len()), ..Prompt::default() };
-        };
-        let (tokens, blocks) = self.blocks(&fields);
+        match fields_of(body) {
+            Some(fields) => self.prompt(&fields, self.token_ids(&fields)),
+            None => Prompt { tokens: estimate(body.len()), ..Prompt::default() },
+        }
+    }
+
+    /// Reads a body whose prompt has these tokens, as an engine says that was asked [`question`].
+    pub(crate) fn read_with_ids(&self, body: &[u8], ids: Vec<u32>) -> Prompt {
+        fields_of(body).map_or_else(Prompt::default, |fields| self.prompt(&fields, Some(ids)))
+    }
+
+    fn prompt(&self, fields: &Fields<'_>, ids: Option<Vec<u32>>) -> Prompt {
+        let (tokens, blocks) = self.blocks(fields, ids);
         Prompt {
             tokens,
             blocks,
@@ -105,10 +126,10 @@ impl PromptReader {
     }
 
     /// Length and blocks of the prompt.
-    fn blocks(&self, fields: &Fields<'_>) -> (u32, Vec<BlockHash>) {
+    fn blocks(&self, fields: &Fields<'_>, ids: Option<Vec<u32>>) -> (u32, Vec<BlockHash>) {
         let Some(content) = fields.content.map(RawValue::get) else { return (1, Vec::new()) };
         let root = root(fields.model.map(RawValue::get), fields.salt.map(RawValue::get));
-        if let Some(ids) = self.token_ids(fields, content) {
+        if let Some(ids) = ids {
             return (token_count(ids.len()), chain_tokens(root, &ids, self.block_tokens));
         }
         // What ends the text is not part of its prefix: the next turn goes on there.
@@ -126,20 +147,21 @@ impl PromptReader {
     }
 
     /// The prompt as the engine sees it, if that can be known.
-    fn token_ids(&self, fields: &Fields<'_>, content: &str) -> Option<Vec<u32>> {
+    fn token_ids(&self, fields: &Fields<'_>) -> Option<Vec<u32>> {
+        let content = fields.content?.get();
         if !fields.is_plain {
             return None;
         }
-        if content.starts_with('[') && !fields.is_chat {
+        if content.starts_with('[') && fields.kind != Kind::Chat {
             return serde_json::from_str(content).ok();
         }
         let tokenizer = self.tokenizer.as_ref()?;
         let special = fields.special.map(RawValue::get);
-        let (text, special) = if fields.is_chat {
+        let (text, special) = match fields.kind {
             // The template has put them in.
-            (self.chat_text(fields, content)?, special == Some("true"))
-        } else {
-            (serde_json::from_str(content).ok()?, special != Some("false"))
+            Kind::Chat => (self.chat_text(fields, content)?, special == Some("true")),
+            Kind::Completion => (serde_json::from_str(content).ok()?, special != Some("false")),
+            Kind::Input => return None,
         };
         let encoding = tokenizer.encode_fast(text, special).ok()?;
         Some(encoding.get_ids().to_vec())
@@ -155,6 +177,36 @@ impl PromptReader {
             template_kwargs: fields.template_kwargs.map(RawValue::get),
         })
     }
+}
+
+/// The body of a question to an engine's `/tokenize` for the tokens of a prompt. `None` where the answer would not be
+/// all that tells prompts apart, or is there already.
+pub(crate) fn question(body: &[u8]) -> Option<Vec<u8>> {
+    let fields = fields_of(body)?;
+    let content = fields.content.filter(|_| fields.is_plain)?;
+    let name = match fields.kind {
+        // Of an image only a placeholder is a token.
+        Kind::Chat if chat_template::is_text(content.get()) => "messages",
+        Kind::Completion if content.get().starts_with('"') => "prompt",
+        Kind::Chat | Kind::Completion | Kind::Input => return None,
+    };
+    let question: BTreeMap<&str, &RawValue> = [
+        (name, Some(content)),
+        ("model", fields.model),
+        ("add_special_tokens", fields.special),
+        ("tools", fields.tools),
+        ("add_generation_prompt", fields.add_generation_prompt),
+        ("chat_template_kwargs", fields.template_kwargs),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect();
+    serde_json::to_vec(&question).ok()
+}
+
+fn fields_of(body: &[u8]) -> Option<Fields<'_>> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    serde::de::Deserializer::deserialize_map(&mut json, FieldsVisitor).ok()
 }
 
 /// Reads a `tokenizer.json`. What it says of padding and truncation does not concern vLLM.
@@ -211,7 +263,11 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 "tools" => &mut fields.tools,
                 // Chat, completions, Responses API and embeddings.
                 "messages" | "prompt" | "input" => {
-                    fields.is_chat = key == "messages";
+                    fields.kind = match key {
+                        "messages" => Kind::Chat,
+                        "prompt" => Kind::Completion,
+                        _ => Kind::Input,
+                    };
                     &mut fields.content
                 }
                 "add_generation_prompt" => &mut fields.add_generation_prompt,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use lodestar_router::Load;
 use tokio::net::TcpListener;
@@ -24,7 +24,9 @@ use crate::checkpoint_file::CheckpointFileError;
 use crate::config::{ConfigError, InstanceEntry, Limits, ServeConfig};
 use crate::decision_log::{DecisionLog, DecisionLogError};
 use crate::discovery::Source;
-use crate::dispatcher::{Dispatcher, Member};
+use crate::dispatcher::Dispatcher;
+use crate::engine_tokenizer::EngineTokenizer;
+use crate::head::Head;
 use crate::keeper::Keeper;
 use crate::listener::{self, Server};
 use crate::membership::{Membership, Origin};
@@ -34,13 +36,11 @@ use crate::relay::Relay;
 use crate::request_id::RequestIds;
 use crate::resume::{Plan, Resumable};
 use crate::retry_budget::RetryBudget;
-use crate::telemetry::{Exporter, Span, Telemetry};
+use crate::telemetry::{Exporter, Telemetry};
 use crate::workers::Workers;
-use crate::{attempt, counters, models, tls};
+use crate::{attempt, counters, models, tls, upgrade};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// `1`: an answer whose instance fails goes on at another one.
-const X_LODESTAR_RESUME: HeaderName = HeaderName::from_static("x-lodestar-resume");
 
 /// Paths whose requests occupy an engine. All others are answered by an API server alone.
 const ENGINE_PATHS: [&str; 16] = [
@@ -65,7 +65,7 @@ const ENGINE_PATHS: [&str; 16] = [
 /// The body of an answer: our own, or an instance's.
 pub(crate) type ProxyBody = Either<Full<Bytes>, Relay>;
 /// As the client gets it.
-type ClientBody = Either<ProxyBody, Resumable>;
+pub(crate) type ClientBody = Either<ProxyBody, Resumable>;
 
 /// A proxy that listens.
 pub struct Proxy {
@@ -102,7 +102,13 @@ pub(crate) struct Shared {
     admin: Arc<Admin>,
     request_ids: Arc<RequestIds>,
     pub(crate) queue: Arc<Queue>,
-    telemetry: Option<Arc<Telemetry>>,
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
+    /// Where prompts are cut into tokens by engines.
+    pub(crate) engine_tokenizer: Option<Arc<EngineTokenizer>>,
+    /// Whether answers say who gave them and why.
+    pub(crate) response_headers: bool,
+    /// Whether engines are asked to say in their answers how they stand.
+    pub(crate) load_header: bool,
 }
 
 impl Shared {
@@ -110,34 +116,6 @@ impl Shared {
     fn with_connections(&self, tls: &ClientConfig) -> Self {
         Self { client: backend::client(tls.clone()), ..self.clone() }
     }
-
-    /// The span of a request, if it is traced.
-    fn begin(
-        &self,
-        method: &Method,
-        path_and_query: &str,
-        headers: &mut HeaderMap,
-        is_engines: bool,
-    ) -> Span {
-        let Some(telemetry) = &self.telemetry else { return Span::default() };
-        let path = path_of(path_and_query);
-        // Clients may invent any other path, and any method.
-        let name = if is_engines { format!("{method} {path}") } else { "HTTP".to_owned() };
-        let span = telemetry.begin(headers, name);
-        span.set_text("http.request.method", method.as_str());
-        span.set_text("url.path", path);
-        span.set_text("lodestar.request_id", text(headers, X_REQUEST_ID).unwrap_or_default());
-        span
-    }
-}
-
-/// A request without its body.
-#[derive(Debug)]
-pub(crate) struct Head {
-    method: Method,
-    path_and_query: String,
-    headers: HeaderMap,
-    pub(crate) span: Span,
 }
 
 /// Why a proxy does not start.
@@ -221,18 +199,8 @@ impl Proxy {
         };
         let dispatcher =
             Dispatcher::new(config.baseline(), config.arms()).with_training(config.router.training);
-        let (mut keepers, mut logs) = (Vec::new(), Vec::new());
-        for arm in Arm::BOTH.into_iter().filter(|arm| config.router_config(*arm).is_some()) {
-            if let Some(folder) = &config.router.log {
-                logs.push(Arc::new(DecisionLog::create(folder, arm)?));
-            }
-            if let Some(path) = config.checkpoint(arm) {
-                let keeper = Keeper::new(path, arm);
-                let urls = instances.iter().map(|entry| entry.url.trim_end_matches('/'));
-                keeper.restore(&dispatcher, urls)?;
-                keepers.push(keeper);
-            }
-        }
+        dispatcher.expect(instances.iter().map(|entry| entry.url.trim_end_matches('/')));
+        let (keepers, logs) = keep_books(config, &dispatcher)?;
         let dispatcher = Arc::new(dispatcher);
         let tls = tls::towards_instances(config.instance_authorities.as_deref())?;
         let client = backend::client(tls.clone());
@@ -255,6 +223,9 @@ impl Proxy {
             request_ids: Arc::default(),
             queue,
             telemetry: telemetry.map(Arc::new),
+            engine_tokenizer: config.router.engine_tokenizer.then(Arc::default),
+            response_headers: config.router.response_headers,
+            load_header: config.router.load_header,
         };
         let workers = Workers::start()?;
         let shares = workers.runtimes().map(|_| Arc::new(shared.with_connections(&tls))).collect();
@@ -360,6 +331,26 @@ impl Proxy {
     }
 }
 
+/// What is kept of each router on disk: what it learns, from where it goes on now, and what it decides.
+#[expect(clippy::type_complexity, reason = "two lists")]
+fn keep_books(
+    config: &ServeConfig,
+    dispatcher: &Dispatcher,
+) -> Result<(Vec<Arc<Keeper>>, Vec<Arc<DecisionLog>>), ServeError> {
+    let (mut keepers, mut logs) = (Vec::new(), Vec::new());
+    for arm in Arm::BOTH.into_iter().filter(|arm| config.router_config(*arm).is_some()) {
+        if let Some(folder) = &config.router.log {
+            logs.push(Arc::new(DecisionLog::create(folder, arm)?));
+        }
+        if let Some(path) = config.checkpoint(arm) {
+            let keeper = Keeper::new(path, arm);
+            keeper.restore(dispatcher)?;
+            keepers.push(keeper);
+        }
+    }
+    Ok((keepers, logs))
+}
+
 async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<ClientBody> {
     let (mut parts, body) = request.into_parts();
     let id = parts.headers.entry(X_REQUEST_ID).or_insert_with(|| shared.request_ids.next()).clone();
@@ -380,17 +371,13 @@ async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Cl
         _ if admin::is_ours(path) => {
             shared.admin.answer(&parts.method, path, &parts.headers, body).await.map(Either::Left)
         }
+        (method, _) if upgrade::is_asked_for(method, &parts.headers) => {
+            return upgrade::pass(shared, Request::from_parts(parts, body), id).await;
+        }
         _ => {
             let is_engines = parts.method == Method::POST && ENGINE_PATHS.contains(&path);
-            let path_and_query = parts.uri.path_and_query().map_or(path, |path| path.as_str());
-            let path_and_query = path_and_query.to_owned();
-            strip_hop_by_hop(&mut parts.headers);
-            for ours in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
-                parts.headers.remove(ours);
-            }
-            let span = shared.begin(&parts.method, &path_and_query, &mut parts.headers, is_engines);
-            let headers = parts.headers;
-            let head = Head { method: parts.method, path_and_query, headers, span: span.clone() };
+            let head = Head::of(shared.telemetry.as_deref(), parts, is_engines);
+            let span = head.span.clone();
             let response = forward(shared, head, body, is_engines).await;
             span.answered(response.status());
             response
@@ -448,11 +435,6 @@ async fn forward(
     })
 }
 
-/// Without the query.
-fn path_of(path_and_query: &str) -> &str {
-    path_and_query.split('?').next().unwrap_or_default()
-}
-
 pub(crate) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
     let too_long = || {
         let message = format!("the body is longer than {limit} bytes, which is the limit here");
@@ -471,34 +453,8 @@ pub(crate) async fn read_body(body: Incoming, limit: usize) -> Result<Bytes, Api
     }
 }
 
-impl Head {
-    /// Without its query.
-    pub(crate) fn path(&self) -> &str {
-        path_of(&self.path_and_query)
-    }
-
-    /// Whether the client wants an answer that fails to go on elsewhere.
-    pub(crate) fn asks_for_resume(&self) -> bool {
-        text(&self.headers, X_LODESTAR_RESUME) == Some("1")
-    }
-
-    /// The request as one instance gets it.
-    pub(crate) fn request_to(&self, member: &Member, body: Bytes) -> Option<Request<Full<Bytes>>> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = member.backend.uri(&self.path_and_query)?;
-        *request.headers_mut() = self.headers.clone();
-        Some(request)
-    }
-}
-
 impl ApiError {
     pub(crate) fn response_left(&self) -> Response<ProxyBody> {
         self.response::<Full<Bytes>>().map(Either::Left)
     }
-}
-
-/// The header's text, if it is text.
-pub(crate) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok())
 }

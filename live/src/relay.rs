@@ -4,6 +4,7 @@
 //! here. Dropped before its end, it drops the connection to the engine with it, and vLLM aborts the request.
 
 use std::collections::VecDeque;
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::answer::{AnswerReader, Form};
@@ -33,8 +35,8 @@ pub(crate) struct Relay {
     head: VecDeque<Bytes>,
     /// Why no more comes, if the client has not been told yet.
     failure: Option<BoxError>,
-    /// Nothing has come since others were let run.
-    has_rested: bool,
+    /// Others are let run, or have been since something came last.
+    rest: Rest,
     /// `None` when all has been read.
     upstream: Option<Incoming>,
     reader: AnswerReader,
@@ -49,12 +51,34 @@ pub(crate) struct Relay {
     place: Option<(Place, Span)>,
 }
 
+/// A turn of all tasks that could run when it began. Not a wake of one's own: hyper polls a body several times before it lets others run.
+#[derive(Debug)]
+enum Rest {
+    Due,
+    Under(JoinHandle<()>),
+    Over,
+}
+
+impl Rest {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if matches!(self, Self::Due) {
+            // Queued behind those that can run.
+            *self = Self::Under(tokio::spawn(std::future::ready(())));
+        }
+        if let Self::Under(turn) = self {
+            let _ = std::task::ready!(Pin::new(turn).poll(context));
+            *self = Self::Over;
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Relay {
     pub(crate) fn new(upstream: Incoming, form: Form, idle_timeout: Duration) -> Self {
         Self {
             head: VecDeque::new(),
             failure: None,
-            has_rested: false,
+            rest: Rest::Due,
             // An empty body is not asked for anything.
             upstream: Some(upstream).filter(|upstream| !upstream.is_end_stream()),
             reader: AnswerReader::new(form),
@@ -138,7 +162,7 @@ impl Relay {
         }
     }
 
-    /// Takes the events that are there, or awaits one: those that came with the first one are one write to the client. The task that
+    /// Takes the events that are there, or awaits one: those that came together are one write to the client. The task that
     /// reads from the instance hands over one at a time, so it is let run before there are said to be no more.
     fn poll_events(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let is_enough = |relay: &Self| relay.head.len() >= MOST_TOGETHER || relay.failure.is_some();
@@ -146,7 +170,7 @@ impl Relay {
             match self.poll_upstream(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.head.extend(frame.into_data());
-                    self.has_rested = false;
+                    self.rest = Rest::Due;
                     self.report();
                 }
                 Poll::Ready(Some(Err(error))) => self.failure = Some(error),
@@ -155,12 +179,8 @@ impl Relay {
                     break;
                 }
                 Poll::Pending if self.head.is_empty() || !self.has_begun() => return Poll::Pending,
-                Poll::Pending if self.has_rested => break,
-                Poll::Pending => {
-                    self.has_rested = true;
-                    context.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+                Poll::Pending if matches!(self.rest, Rest::Over) => break,
+                Poll::Pending => std::task::ready!(self.rest.poll(context)),
             }
         }
         Poll::Ready(())

@@ -22,7 +22,8 @@ use tracing::info;
 
 use crate::api_error::ApiError;
 use crate::attempt::route_and_send;
-use crate::proxy::{Head, Shared};
+use crate::head::Head;
+use crate::proxy::Shared;
 use crate::queue::Place;
 use crate::relay::{BoxError, Relay};
 use crate::resume::story::{Story, Taken};

@@ -13,11 +13,14 @@ use std::time::Duration;
 
 use lodestar_router::{Model, TrainingJob};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 
+/// How much less urgent than serving training is, as of nice(1).
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 /// A process that has not answered for so long hangs: jobs take milliseconds to seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -71,11 +74,28 @@ impl Trainer {
     /// Does the work, which takes a while; `None` if it was lost. The next job has a new process then.
     pub(crate) async fn train(&self, job: TrainingJob) -> Option<Model> {
         let trained = match self {
-            Self::Thread => spawn_blocking(|| job.run()).await.map_err(io::Error::other),
+            Self::Thread => on_a_thread(job).await,
             Self::Process(process) => process.train(job).await,
         };
         trained.inspect_err(|error| warn!("a model was lost while it was trained: {error}")).ok()
     }
+}
+
+/// Not on one of the runtime's threads for work that blocks: it is less urgent than what they do.
+async fn on_a_thread(job: TrainingJob) -> io::Result<Model> {
+    let (sender, model) = oneshot::channel();
+    std::thread::Builder::new().name("training".to_owned()).spawn(move || {
+        be_less_urgent();
+        // Who has stopped waiting wants no model.
+        let _ = sender.send(job.run());
+    })?;
+    model.await.map_err(|_| io::Error::other("its thread panicked"))
+}
+
+/// Leaves the machine to whoever serves: on Linux each thread has a niceness of its own. Where it is not allowed, it trains all the same.
+fn be_less_urgent() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(NICENESS);
 }
 
 /// This program, also when its file has been replaced since the start.
@@ -143,6 +163,8 @@ impl Drop for Killed {
 /// # Errors
 /// When a line is not a job, or input or output fails.
 pub fn train_worker(jobs: impl BufRead, mut models: impl Write) -> io::Result<()> {
+    // Threads that it starts are so too.
+    be_less_urgent();
     for (line, job) in (1..).zip(jobs.lines()) {
         let job: TrainingJob = serde_json::from_str(&job?).map_err(|error| {
             io::Error::other(format!("line {line} of the input is not a training job: {error}"))

@@ -71,11 +71,9 @@ class Check:
         for index, engine in enumerate(self.engines):
             prompt = [rng.randrange(100, 8000) for _ in range(10 * block + 5)]
             self.cached_behind(index, engine, "/v1/completions", {"prompt": prompt})
-        if not self.mode.is_mock:
-            # Mock engines apply no template.
-            words = [f"word {rng.randrange(10**6)}" for _ in range(100)]
-            messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " ".join(words)}]
-            self.cached_behind(0, self.engines[0], "/v1/chat/completions", {"messages": messages})
+        words = [f"word {rng.randrange(10**6)}" for _ in range(100)]
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " ".join(words)}]
+        self.cached_behind(0, self.engines[0], "/v1/chat/completions", {"messages": messages})
 
     def cached_behind(self, index, engine, path, prompt):
         before = samples(self.router.address)["lodestar_kv_events_total"]
@@ -243,7 +241,7 @@ def main():
     mode = Mock if options.mode == "mock" else Vllm
     with contextlib.ExitStack() as running:
         work = running.enter_context(tempfile.TemporaryDirectory(prefix="lodestar-"))
-        tokenizer = mode.prepare(options)
+        tokens = mode.prepare(options)
         print(f"Three {'mock engines' if mode.is_mock else 'vLLM servers'} and lodestar serve; logs in {options.out}", flush=True)
         engines = []
         for index in range(3):
@@ -251,7 +249,7 @@ def main():
             running.callback(engines[-1].stop)
             # One after the other: each needs the whole machine to start.
             until(f"engine {index} is healthy", engines[-1].is_healthy, 2 * PATIENCE_S)
-        router = Router(mode, options, engines, tokenizer)
+        router = Router(mode, options, engines, tokens)
         running.callback(router.stop)
         ready = lambda: all(one["state"] == "ready" for one in router.overview()["instances"])
         until("all engines are in the fleet", ready, PATIENCE_S)

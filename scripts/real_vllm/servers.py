@@ -194,11 +194,11 @@ class Vllm:
 
     @staticmethod
     def prepare(options):
-        """Makes the model and answers where its tokenizer is."""
+        """Makes the model and answers how the router cuts prompts as it does."""
         from tiny_model import make
 
         make(f"{options.out}/model")
-        return "model/tokenizer.json"
+        return 'tokenizer = "model/tokenizer.json"\nchat_template = "model/tokenizer_config.json"\n'
 
 
 class Mock:
@@ -221,23 +221,20 @@ class Mock:
 
     @staticmethod
     def prepare(options):
-        """Mock engines have no tokenizer, but without one the router would not listen to KV events. Prompts are token ids."""
-        words = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
-        pathlib.Path(options.out, "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": words}))
-        return "tokenizer.json"
+        """Mock engines have no tokenizer that could be read."""
+        return "engine_tokenizer = true\n"
 
 
 class Router(Server):
     """`lodestar serve`."""
 
-    def __init__(self, mode, options, engines, tokenizer):
+    def __init__(self, mode, options, engines, tokens):
         out = pathlib.Path(options.out)
         listed = "".join(f"    {engine.entry},\n" for engine in engines)
         (out / "admin-token").write_text(TOKEN)
         (out / "serve.toml").write_text(
             f'listen = "127.0.0.1:0"\ninstances = [\n{listed}]\nadmin.token_file = "admin-token"\n\n[router]\n'
-            f'policy = {{ name = "lodestar" }}\nblock_tokens = {mode.block_tokens}\ntokenizer = "{tokenizer}"\nlog = "decisions"\n'
-            + ("" if mode.is_mock else 'chat_template = "model/tokenizer_config.json"\n')
+            f'policy = {{ name = "lodestar" }}\nblock_tokens = {mode.block_tokens}\n{tokens}log = "decisions"\n'
         )
         super().__init__("lodestar serve", [options.lodestar, "serve", "--config", out / "serve.toml"], out / "serve.log")
         said = lambda: self.check_alive() and re.search(r"listening on (\S+)", (out / "serve.log").read_text())

@@ -91,6 +91,11 @@ pub enum ConfigError {
     /// A template for nothing.
     #[error("`router.chat_template` has no effect without `router.tokenizer`; name that too")]
     TemplateAlone,
+    /// Who cuts prompts?
+    #[error(
+        "`router.tokenizer` and `router.engine_tokenizer` both cut prompts; remove one of them"
+    )]
+    TwoTokenizers,
     /// Nothing to keep.
     #[error("`{field}`: policy `{policy}` keeps nothing in a checkpoint; `lodestar` does")]
     NoCheckpoint {

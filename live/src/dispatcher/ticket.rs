@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use lodestar_router::{Event, Reason, RequestId, Usage};
 
 use super::{Dispatcher, Member};
@@ -11,6 +12,8 @@ use crate::arms::Arm;
 use crate::telemetry::Span;
 use crate::verdict::Evidence;
 
+const X_LODESTAR_INSTANCE: HeaderName = HeaderName::from_static("x-lodestar-instance");
+const X_LODESTAR_REASON: HeaderName = HeaderName::from_static("x-lodestar-reason");
 /// Output tokens between two reports of progress: the load of an instance is counted in KV blocks, and one
 /// lock a token would be many.
 const PROGRESS_TOKENS: u32 = 16;
@@ -62,6 +65,14 @@ impl Ticket {
         if let Some(ttft) = self.predicted_ttft {
             span.set("lodestar.predicted_ttft_s", ttft.as_secs_f64());
         }
+    }
+
+    /// Says in an answer who gives it, and why that one.
+    pub(crate) fn sign(&self, headers: &mut HeaderMap) {
+        if let Ok(url) = HeaderValue::from_str(&self.member.backend.url) {
+            headers.insert(X_LODESTAR_INSTANCE, url);
+        }
+        headers.insert(X_LODESTAR_REASON, HeaderValue::from_static(self.reason.as_str()));
     }
 
     #[cfg(test)]

@@ -127,6 +127,18 @@ impl Asked {
     }
 }
 
+/// The ids of a prompt's tokens, as `/tokenize` says them.
+pub(super) fn tokenized(body: &[u8]) -> Result<Vec<u32>, Refusal> {
+    let fields: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| bad_json(body, &error))?;
+    let prompt = match fields.get("messages") {
+        Some(messages) => chat_prompt(&fields, messages),
+        None => completion_prompts(&fields)?.swap_remove(0),
+    };
+    let ids = |span: &Span| (0..span.tokens).map(|at| text::token_id(span, at)).collect::<Vec<_>>();
+    Ok(prompt.iter().flat_map(ids).collect())
+}
+
 /// Where Python's parser would stop, and why, as far as one can tell from another parser.
 fn bad_json(body: &[u8], error: &serde_json::Error) -> Refusal {
     let line_start = body

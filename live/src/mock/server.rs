@@ -22,13 +22,13 @@ use super::clock::Clock;
 use super::completion::Answers;
 use super::driver::{Command, drive};
 use super::kv::{self, MockKvEndpoints};
-use super::request::{Api, Asked};
+use super::request::{self, Api, Asked};
 use super::stream::Stream;
-use super::text::tokenise;
 use super::wire::{Envelope, Refusal, models};
 use super::{MockConfig, MockCore, MockLimits};
+use crate::head::text;
 use crate::listener;
-use crate::proxy::{ServeError, X_REQUEST_ID, text};
+use crate::proxy::{ServeError, X_REQUEST_ID};
 use crate::request_id::RequestIds;
 use crate::run::{runtime, stop_signal};
 
@@ -232,15 +232,14 @@ async fn complete(
 
 /// Answers `/tokenize` for a prompt.
 fn tokenized(shared: &Shared, body: &[u8]) -> Response<MockBody> {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let mut spans = Vec::new();
-    tokenise(body["prompt"].as_str().unwrap_or_default(), &mut spans);
-    let count: u32 = spans.iter().map(|span| span.tokens).sum();
-    let tokens: Vec<u32> = (0..count).collect();
+    let tokens = match request::tokenized(body) {
+        Ok(tokens) => tokens,
+        Err(refusal) => return refused(&refusal),
+    };
     let max_model_len = shared.limits.max_model_len;
     value(
         StatusCode::OK,
-        &json!({"count": count, "max_model_len": max_model_len, "tokens": tokens, "token_strs": null}),
+        &json!({"count": tokens.len(), "max_model_len": max_model_len, "tokens": tokens, "token_strs": null}),
     )
 }
 

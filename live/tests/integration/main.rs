@@ -12,6 +12,7 @@ mod canary;
 mod dashboard;
 mod decision_log;
 mod discovery;
+mod engine_tokenizer;
 mod failures;
 mod mock;
 mod passing;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -258,4 +259,112 @@ async fn one_connection_serves_many_requests() {
     let ports = Arc::clone(&script.requests);
     assert_eq!(ports.lock().unwrap().len(), 3);
     proxy.settled().await;
+}
+
+#[tokio::test]
+async fn answers_say_who_gave_them_and_why_if_that_is_wanted() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    for wanted in [false, true] {
+        let proxy =
+            Running::with(&[&script], |config| config.router.response_headers = wanted).await;
+        let answer = proxy.post("/v1/chat/completions", "{}").await;
+        let who = format!("x-lodestar-instance: {}\r\n", script.url());
+        assert_eq!(answer.contains(&who), wanted, "{answer}");
+        assert_eq!(answer.contains("x-lodestar-reason: round-robin\r\n"), wanted, "{answer}");
+        let page = proxy.ask("GET /version HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n").await;
+        assert!(!page.contains("x-lodestar-"), "nobody decided on that: {page}");
+    }
+}
+
+#[tokio::test]
+async fn engines_are_asked_for_their_load_and_clients_do_not_see_it() {
+    let report = "endpoint-load-metrics: TEXT named_metrics.kv_cache_usage_perc=0.75, named_metrics.num_requests_waiting=3.0";
+    let answer = response("200 OK", "application/json", ANSWER);
+    let answer = answer.replacen("\r\n", &format!("\r\n{report}\r\n"), 1);
+    let script = Script::says(answer).await;
+    let page =
+        "vllm:num_requests_running 2\nvllm:num_requests_waiting 1\nvllm:kv_cache_usage_perc 0.25\n";
+    *script.metrics.lock().unwrap() = page.to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let mut proxy = Running::with(&[&script], |config| {
+        config.router.load_header = true;
+        config.router.log = Some(folder.path().to_owned());
+    })
+    .await;
+    // Which only counts when there is something that it adds to.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let answer = proxy.post("/v1/chat/completions", "{}").await;
+    assert!(!answer.contains("endpoint-load-metrics"), "{answer}");
+    let asked = String::from_utf8(script.requests.lock().unwrap().pop().unwrap()).unwrap();
+    assert!(asked.contains("endpoint-load-metrics-format: TEXT\r\n"), "{asked}");
+    let own = "POST /v1/chat/completions HTTP/1.1\r\nhost: p\r\nendpoint-load-metrics-format: JSON\r\n\
+               content-length: 2\r\nconnection: close\r\n\r\n{}";
+    assert!(proxy.ask(own).await.contains(report), "who asks is told");
+
+    proxy.stop.take().unwrap().send(()).unwrap();
+    (&mut proxy.task).await.unwrap();
+    let log = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap();
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains(r#""running_requests":2,"waiting_requests":3,"kv_usage":0.75"#), "{log}");
+}
+
+#[tokio::test]
+async fn a_connection_that_becomes_a_websocket_passes_both_ways() {
+    let agreed = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                  sec-websocket-accept: abc\r\n\r\n";
+    let script = Script::start(move |_, stream| async move {
+        write(&stream, agreed).await;
+        // Says everything twice until the other side ends.
+        let mut buffer = [0; 64];
+        loop {
+            let mut stream = stream.lock().await;
+            match stream.read(&mut buffer).await {
+                Ok(read) if read > 0 => {
+                    stream.write_all(&buffer[..read].repeat(2)).await.unwrap();
+                }
+                _ => break,
+            }
+        }
+        false
+    })
+    .await;
+    let proxy = Running::before(&[&script]).await;
+    let ask = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: p\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
+               sec-websocket-key: k\r\n\r\n";
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    client.write_all(ask.as_bytes()).await.unwrap();
+    let mut rest = Vec::new();
+    let head = String::from_utf8(read_message(&mut client, &mut rest).await.unwrap()).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+    for line in ["connection: upgrade", "upgrade: websocket", "sec-websocket-accept: abc"] {
+        assert!(head.contains(&format!("{line}\r\n")), "{head}");
+    }
+    for words in ["hello", "\0\u{1}"] {
+        client.write_all(words.as_bytes()).await.unwrap();
+        let mut twice = vec![0; 2 * words.len()];
+        client.read_exact(&mut twice).await.unwrap();
+        assert_eq!(twice, words.repeat(2).as_bytes());
+    }
+    client.shutdown().await.unwrap();
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "the other side ends too");
+    let asked = String::from_utf8(script.requests.lock().unwrap().pop().unwrap()).unwrap();
+    assert!(asked.starts_with("GET /v1/realtime?model=m HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.contains("upgrade: websocket\r\n") && asked.contains("sec-websocket-key: k\r\n"));
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_refused_is_an_answer_like_any_other() {
+    let script = Script::says(response("403 Forbidden", "text/plain", "no")).await;
+    let proxy = Running::before(&[&script]).await;
+    let ask = "GET /v1/realtime HTTP/1.1\r\nhost: p\r\nconnection: Upgrade, close\r\nupgrade: websocket\r\n\r\n";
+    let answer = proxy.ask(ask).await;
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
+    assert_eq!(body_of(&answer), "no");
+    assert_eq!(proxy.under_way(), 0, "the router did not decide on that");
+    // As curl offers it with any request.
+    let h2c = "POST /v1/completions HTTP/1.1\r\nhost: p\r\nconnection: Upgrade, HTTP2-Settings, close\r\nupgrade: h2c\r\n\
+               http2-settings: AAMAAABk\r\ncontent-length: 2\r\n\r\n{}";
+    assert!(proxy.ask(h2c).await.starts_with("HTTP/1.1 403 "));
+    let asked = String::from_utf8(script.requests.lock().unwrap().pop().unwrap()).unwrap();
+    assert!(asked.ends_with("\r\n\r\n{}") && !asked.contains("h2c"), "{asked}");
 }
