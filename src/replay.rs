@@ -23,7 +23,8 @@ use crate::read_options::ReadFlags;
 /// Simulate a trace on a fleet under several policies and compare them
 #[derive(Args, Debug)]
 pub(crate) struct ReplayArgs {
-    /// The trace: Azure, BurstGPT, Mooncake, ShareGPT and others, plain or compressed (docs/formats.md)
+    /// The trace: Azure, BurstGPT, Mooncake, ShareGPT, a router's log and others, plain or compressed
+    /// (docs/formats.md)
     trace: PathBuf,
     /// Instances by GPU, such as a100:4,h100:2,l4:2; h100x4:2 is two instances of four GPUs each, and
     /// ./my-gpu.toml:4 four of a profile of your own

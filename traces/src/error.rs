@@ -63,6 +63,14 @@ pub enum Problem {
     /// Nothing to replay.
     #[error("holds no request; a trace needs at least one")]
     Empty,
+    /// A log of which nothing can be replayed.
+    #[error(
+        "none of its {requests} requests has an answer; give the log of a run that answered some"
+    )]
+    NoAnswer {
+        /// Requests that there are.
+        requests: usize,
+    },
     /// The reading options exclude everything.
     #[error("no request is left after the window, limit and length options; widen them")]
     NothingLeft,

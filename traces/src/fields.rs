@@ -39,6 +39,12 @@ impl<'a> Fields<'a> {
         Ok(Self { schema, pairs })
     }
 
+    /// A line of JSON of which only these fields matter: whether a required one is there shows when it is asked for, and
+    /// others are passed over.
+    pub(crate) fn among_json(line: &'a str, schema: &'static Schema) -> Result<Self, RowError> {
+        Ok(Self { schema, pairs: json_pairs(line)? })
+    }
+
     /// A line of CSV under a header that [`check_names`] accepted.
     ///
     /// Split at commas, without quoting: both CSV formats hold numbers, times and plain words, and a
@@ -85,6 +91,19 @@ impl<'a> Fields<'a> {
     /// A non-negative integer.
     pub(crate) fn id(&self, name: &'static str) -> Result<u64, RowError> {
         number::id(self.required(name)?).map_err(|problem| RowError::in_field(name, problem))
+    }
+
+    /// An object within the row, as [`Self::among_json`] reads it.
+    pub(crate) fn object(
+        &self,
+        name: &'static str,
+        schema: &'static Schema,
+    ) -> Result<Self, RowError> {
+        let text = self.required(name)?;
+        Self::among_json(text, schema).map_err(|_| {
+            let expected = "a JSON object";
+            RowError::in_field(name, Problem::Malformed { found: excerpt(text), expected })
+        })
     }
 
     /// A JSON value of another type; `expected` describes it.

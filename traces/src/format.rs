@@ -12,6 +12,7 @@ pub(crate) mod burstgpt;
 pub(crate) mod lodestar;
 pub(crate) mod mooncake;
 pub(crate) mod parquet;
+pub(crate) mod router_log;
 pub(crate) mod sharegpt;
 pub(crate) mod spans;
 
@@ -35,11 +36,13 @@ pub enum Format {
     Bailian,
     /// ShareGPT-style request JSON lines: nanoseconds and the token ids themselves.
     ShareGpt,
+    /// Lodestar's router logs: nanoseconds, lengths, hashes of the router's blocks.
+    RouterLog,
 }
 
 impl Format {
     /// Every format, in the order in which messages list them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LodestarJsonl,
         Self::LodestarParquet,
         Self::Mooncake,
@@ -47,6 +50,7 @@ impl Format {
         Self::BurstGpt,
         Self::Bailian,
         Self::ShareGpt,
+        Self::RouterLog,
     ];
 
     /// The name used in messages and docs.
@@ -59,6 +63,7 @@ impl Format {
             Self::BurstGpt => "BurstGPT CSV",
             Self::Bailian => "Bailian JSONL",
             Self::ShareGpt => "ShareGPT request JSONL",
+            Self::RouterLog => "Lodestar router log",
         }
     }
 
@@ -92,13 +97,14 @@ impl Format {
             Self::Azure => ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
             Self::BurstGpt => ("Timestamp", "Request tokens", "Response tokens"),
             Self::ShareGpt => ("arrival_time_ns", "input_toks", "output_toks"),
+            Self::RouterLog => ("now", "prompt_tokens", "output_tokens"),
         };
         CoreFields { arrival, prompt, output }
     }
 
     /// Whether the file says exactly what Lodestar means, so that nothing about it is guessed.
     pub fn is_native(self) -> bool {
-        matches!(self, Self::LodestarJsonl | Self::LodestarParquet)
+        matches!(self, Self::LodestarJsonl | Self::LodestarParquet | Self::RouterLog)
     }
 }
 
@@ -123,7 +129,13 @@ impl fmt::Display for Format {
 pub(crate) fn detect(first_line: &str) -> Result<Format, RowError> {
     let line = first_line.trim();
     let (names, candidates): (_, &[Schema]) = if line.starts_with('{') {
-        let schemas = &[lodestar::HEADER, bailian::SCHEMA, sharegpt::SCHEMA, mooncake::SCHEMA];
+        let schemas = &[
+            lodestar::HEADER,
+            router_log::HEADER,
+            bailian::SCHEMA,
+            sharegpt::SCHEMA,
+            mooncake::SCHEMA,
+        ];
         (names_of_json(line)?, schemas)
     } else {
         (names_of_csv(line), &[azure::SCHEMA, burstgpt::SCHEMA])

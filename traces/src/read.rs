@@ -1,7 +1,7 @@
 //! Reading a trace, one request at a time, exactly as recorded.
 //!
 //! Nothing is changed here, not even a clock that is too coarse; that is `prepare`, which says what it
-//! did. Memory does not grow with the file.
+//! did. Memory does not grow with the file, unless it is a router log, whose requests are whole only at its end.
 
 use std::fs::File;
 use std::io;
@@ -12,6 +12,7 @@ use crate::error::{Place, Problem, RowError, TraceError};
 use crate::fields::{Fields, check_names, names_of_csv};
 use crate::format::bailian::Chats;
 use crate::format::parquet::ParquetRows;
+use crate::format::router_log::RouterLogRows;
 use crate::format::{self, Format, azure, bailian, burstgpt, lodestar, mooncake, sharegpt};
 use crate::input::{self, Lines};
 use crate::request::TraceRequest;
@@ -35,7 +36,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<TraceReader, TraceError> {
         )
     } else {
         let lines = Lines::new(magic, file).map_err(|error| TraceError::file(path, error))?;
-        Rows::Text(TextRows::new(path, lines)?)
+        Rows::of_text(path, lines)?
     };
     let checker = Checker::new(rows.format());
     Ok(TraceReader { path: path.to_owned(), rows, checker, requests: 0, ended: false })
@@ -70,6 +71,7 @@ impl TraceReader {
     pub fn skipped_rows(&self) -> u64 {
         match &self.rows {
             Rows::Text(rows) => rows.skipped,
+            Rows::RouterLog(rows) => rows.skipped,
             Rows::Parquet(_) => 0,
         }
     }
@@ -83,6 +85,10 @@ impl TraceReader {
             Rows::Text(rows) => {
                 let request = rows.next();
                 (Place::Line(rows.lines.number()), request)
+            }
+            Rows::RouterLog(rows) => {
+                let request = rows.next();
+                (Place::Line(rows.line()), request)
             }
             Rows::Parquet(rows) => {
                 let request = rows.next();
@@ -118,19 +124,39 @@ impl Iterator for TraceReader {
 #[derive(Debug)]
 enum Rows {
     Text(TextRows),
+    RouterLog(RouterLogRows),
     Parquet(ParquetRows),
 }
 
 impl Rows {
+    /// Those of a text file, whose first line says its format.
+    fn of_text(path: &Path, mut lines: Lines) -> Result<Self, TraceError> {
+        let first = match lines.next() {
+            None => return Err(TraceError::file(path, Problem::Empty)),
+            Some(first) => first.map(str::to_owned),
+        };
+        let place = Place::Line(lines.number());
+        let fail = |error: RowError| TraceError::new(path, place, error);
+        let first = first.map_err(|problem| fail(problem.into()))?;
+        let format = format::detect(&first).map_err(fail)?;
+        if format == Format::RouterLog {
+            let rows = RouterLogRows::new(&first, lines);
+            let rows = rows.map_err(|(place, error)| TraceError::new(path, place, error));
+            return Ok(Self::RouterLog(rows?));
+        }
+        Ok(Self::Text(TextRows::new(format, first, lines).map_err(fail)?))
+    }
+
     fn format(&self) -> Format {
         match self {
             Self::Text(rows) => rows.format,
+            Self::RouterLog(_) => Format::RouterLog,
             Self::Parquet(_) => Format::LodestarParquet,
         }
     }
 }
 
-/// The rows of any text format.
+/// The rows of any text format with a row a line.
 #[derive(Debug)]
 struct TextRows {
     lines: Lines,
@@ -147,15 +173,7 @@ struct TextRows {
 }
 
 impl TextRows {
-    fn new(path: &Path, mut lines: Lines) -> Result<Self, TraceError> {
-        let first = match lines.next() {
-            None => return Err(TraceError::file(path, Problem::Empty)),
-            Some(first) => first.map(str::to_owned),
-        };
-        let place = Place::Line(lines.number());
-        let fail = |error: RowError| TraceError::new(path, place, error);
-        let first = first.map_err(|problem| fail(problem.into()))?;
-        let format = format::detect(&first).map_err(fail)?;
+    fn new(format: Format, first: String, lines: Lines) -> Result<Self, RowError> {
         let mut rows = Self {
             lines,
             format,
@@ -166,7 +184,7 @@ impl TextRows {
             requests: 0,
             skipped: 0,
         };
-        rows.begin(first).map_err(fail)?;
+        rows.begin(first)?;
         Ok(rows)
     }
 
@@ -175,8 +193,12 @@ impl TextRows {
             Format::LodestarJsonl => return lodestar::header(&first),
             Format::Azure => &azure::SCHEMA,
             Format::BurstGpt => &burstgpt::SCHEMA,
-            // Parquet is listed for the compiler: no line of text is taken for it.
-            Format::Mooncake | Format::Bailian | Format::ShareGpt | Format::LodestarParquet => {
+            // The last two are listed for the compiler: they have rows of their own.
+            Format::Mooncake
+            | Format::Bailian
+            | Format::ShareGpt
+            | Format::RouterLog
+            | Format::LodestarParquet => {
                 self.first = Some(first);
                 return Ok(());
             }
@@ -199,7 +221,7 @@ impl TextRows {
             };
             let id = self.requests;
             let row = match self.format {
-                Format::LodestarJsonl | Format::LodestarParquet => {
+                Format::LodestarJsonl | Format::RouterLog | Format::LodestarParquet => {
                     let fields = Fields::from_json(line, &lodestar::SCHEMA);
                     return Some(fields.and_then(|fields| lodestar::row(&fields)));
                 }

@@ -170,9 +170,11 @@ impl Sink {
             Format::Mooncake => {
                 Ok(Self::Text { out: text_file(compression, file)?, row: mooncake::write_row })
             }
-            Format::Azure | Format::BurstGpt | Format::Bailian | Format::ShareGpt => {
-                Err(read_only("a trace of ours: it is only read"))
-            }
+            Format::Azure
+            | Format::BurstGpt
+            | Format::Bailian
+            | Format::ShareGpt
+            | Format::RouterLog => Err(read_only("a trace of ours: it is only read")),
         }
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::round_trip::requests;
 use crate::support::{Folder, gzip, zstd};
 
-const SAMPLES: [&str; 6] = [
+const SAMPLES: [&str; 7] = [
     "{\"lodestar_trace\":1}\n{\"id\":0,\"at_ns\":9,\"prompt\":\"h1-4:512 o3@2:4\",\"output_tokens\":1,\"session\":2}\n",
     "{\"timestamp\": 0, \"input_length\": 600, \"output_length\": 5, \"hash_ids\": [0, 14]}\n",
     "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n",
@@ -14,6 +14,11 @@ const SAMPLES: [&str; 6] = [
     "{\"chat_id\": 1, \"parent_chat_id\": -1, \"timestamp\": 1.5, \"input_length\": 9, \"output_length\": 9, \
      \"type\": \"text\", \"turn\": 1, \"hash_ids\": [7]}\n",
     "{\"input_toks\": 1, \"output_toks\": 2, \"arrival_time_ns\": 4, \"input_tok_ids\": [5]}\n",
+    "{\"start\":{\"log_version\":1,\"config\":{\"block_tokens\":16}}}\n\
+     {\"route\":{\"now\":5,\"request\":{\"id\":0,\"prompt_tokens\":20,\"block_hashes\":\"00000000000000a1\"},\
+     \"answer\":{\"Ok\":{}}}}\n\
+     {\"observe\":{\"now\":6,\"event\":{\"finished\":{\"request\":0,\"usage\":{\"prompt_tokens\":20,\
+     \"output_tokens\":3}}}}}\n",
 ];
 
 /// Reads it; what comes out must be fit for whatever uses traces.

@@ -12,4 +12,5 @@ mod generators;
 mod options;
 mod published;
 mod round_trip;
+mod router_log;
 mod support;
