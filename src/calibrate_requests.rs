@@ -17,7 +17,7 @@ use crate::validate::{EngineFlags, points, read_log, write_errors};
 /// Fit a GPU's step times to per-request logs of instances that ran on it, with the simulator in the loop
 #[derive(Args, Debug)]
 pub(crate) struct RequestsArgs {
-    /// A log; several are fitted together (docs/formats.md)
+    /// A log, a router's too; several are fitted together (docs/formats.md)
     #[arg(long, value_name = "FILE", required = true)]
     log: Vec<PathBuf>,
     /// Where to start, and what coefficients keep that the logs do not determine: a GPU of the catalog

@@ -8,8 +8,10 @@ use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args};
 use flate2::read::MultiGzDecoder;
 use lodestar_plots::{ValidationFigure, ValidationPoint};
+use lodestar_scenarios::decisions::{LogReader, find_log};
 use lodestar_scenarios::validate::{
-    Assessment, ErrorStatistics, LogFleet, MeasuredLog, Overhead, Pair, Prompts, Validation, assess,
+    Assessment, CachedTokens, ErrorStatistics, LogError, LogFleet, MeasuredLog, Overhead, Pair,
+    Prompts, Validation, assess,
 };
 use lodestar_scenarios::{Fleet, read_profile};
 use lodestar_sim::catalog::MeasuredEngine;
@@ -18,7 +20,7 @@ use lodestar_traces::{ReadOptions, read_all};
 /// Replay a measured log through the simulator, request by request where it was served, and compare
 #[derive(Args, Debug)]
 pub(crate) struct ValidateArgs {
-    /// The log: CSV or JSON lines, plain or gzipped (docs/formats.md)
+    /// The log: CSV, JSON lines or a router's log, plain or gzipped (docs/formats.md)
     #[arg(long, value_name = "FILE")]
     log: PathBuf,
     /// GPU of every instance: a name in the catalog, or a profile's file (docs/profiles.md)
@@ -33,8 +35,8 @@ pub(crate) struct ValidateArgs {
     /// Time outside engine and API server, ms a request [default: estimated from the log]
     #[arg(long, value_name = "MS")]
     overhead_ms: Option<f64>,
-    /// A trace with the same requests in the same order, for what their prompts say [default: inferred
-    /// from the log's cached tokens]
+    /// A trace with the same requests in the same order, for what their prompts say [default: as the
+    /// block hashes of a router's log say, or else inferred from the log's cached tokens]
     #[arg(long, value_name = "TRACE")]
     prompts: Option<PathBuf>,
     /// Where to draw measured against simulated, as STEM.svg and STEM.png
@@ -90,8 +92,9 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     print(args, &log, &assessment).context("cannot write to stdout")
 }
 
-/// A log, with its notes told.
+/// A log, with its notes told. A folder is that of a run with a router's log.
 pub(crate) fn read_log(path: &Path) -> anyhow::Result<MeasuredLog> {
+    let path = &find_log(path)?;
     let mut bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut plain = Vec::new();
@@ -100,7 +103,18 @@ pub(crate) fn read_log(path: &Path) -> anyhow::Result<MeasuredLog> {
             .with_context(|| format!("{}: damaged gzip", path.display()))?;
         bytes = plain;
     }
-    let log = MeasuredLog::parse(&bytes).with_context(|| path.display().to_string())?;
+    let log = if LogReader::is_begun_by(&bytes) {
+        MeasuredLog::of_router_log(LogReader::of_bytes(path, bytes)?)
+    } else {
+        MeasuredLog::parse(&bytes)
+    };
+    let log = log.map_err(|error| {
+        if let LogError::RouterLog(error) = error {
+            // It says itself where.
+            return anyhow::Error::new(error);
+        }
+        anyhow::Error::new(error).context(path.display().to_string())
+    })?;
     for note in &log.notes {
         writeln!(io::stderr(), "note: {}: {note}", path.display())?;
     }
@@ -202,7 +216,13 @@ fn print(args: &ValidateArgs, log: &MeasuredLog, assessment: &Assessment) -> io:
         best.overhead_ms
     )?;
     let (ours, theirs) = (100.0 * best.hit_ratio, 100.0 * assessment.as_logged.logged_hit_ratio);
-    writeln!(out, "prefix hits  {ours:.1} % of prompt tokens simulated, {theirs:.1} % in the log")?;
+    write!(out, "prefix hits  {ours:.1} % of prompt tokens simulated, ")?;
+    match log.cached {
+        CachedTokens::Unknown => writeln!(out, "unknown in the log")?,
+        CachedTokens::Recorded | CachedTokens::Estimated => {
+            writeln!(out, "{theirs:.1} % in the log")?;
+        }
+    }
     writeln!(out, "preemptions  {} simulated", best.preemptions)?;
     if best.refused > 0 {
         writeln!(out, "refused      {} prompts do not fit the simulated engines", best.refused)?;

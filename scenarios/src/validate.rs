@@ -12,11 +12,12 @@ mod error;
 mod fleet;
 mod log;
 mod replay;
+mod router_log;
 mod statistics;
 
 pub use assess::{Assessment, Corrected, assess};
 pub use consistency::correct_impossible;
-pub use content::{Prompts, reconstruct};
+pub use content::{Prompts, prompts_of, reconstruct};
 pub use error::{LogError, MIN_ROWS};
 pub use fleet::{LogFleet, LogFleetError};
 pub use log::{CachedTokens, ClockAt, MeasuredLog, MeasuredRequest};

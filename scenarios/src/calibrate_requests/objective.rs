@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::validate::{
     LogFleet, MeasuredLog, Overhead, Pair, Prompts, Validation, ValidationError,
-    correct_impossible, reconstruct, validate,
+    correct_impossible, prompts_of, validate,
 };
 
 /// A log to fit to.
@@ -23,9 +23,9 @@ pub struct LogToFit {
 }
 
 impl LogToFit {
-    /// A log whose prompts are inferred from its cached tokens.
+    /// A log with the prompts that [`prompts_of`] finds.
     pub fn new(name: String, log: MeasuredLog) -> Self {
-        let prompts = reconstruct(&log);
+        let prompts = prompts_of(&log);
         Self { name, log, prompts, corrected_rows: 0 }
     }
 }

@@ -1,14 +1,18 @@
 //! Reads router logs line by line: a log is longer than memory may be.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead, BufReader, Cursor};
 use std::path::{Path, PathBuf};
 
+use flate2::bufread::MultiGzDecoder;
 use lodestar_router::{LOG_VERSION, LogEntry, LogStart};
 use serde::Deserialize;
 
 /// A run's router log within its folder.
 pub const LOG_FILE: &str = "decisions.jsonl";
+
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 
 /// Why a router log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -112,10 +116,9 @@ pub fn find_logs(path: &Path) -> Result<Vec<PathBuf>, RouterLogError> {
 }
 
 /// A log: its start, and an iterator over the other entries.
-#[derive(Debug)]
 pub struct LogReader {
     path: PathBuf,
-    lines: BufReader<File>,
+    lines: Box<dyn BufRead>,
     line: u64,
     buffer: Vec<u8>,
     start: LogStart,
@@ -133,13 +136,40 @@ struct AnyVersion {
 }
 
 impl LogReader {
-    /// Opens a log and reads its first line.
+    /// Opens a log, plain or gzipped, and reads its first line.
     ///
     /// # Errors
     /// When it cannot be read or is not one.
     pub fn open(path: &Path) -> Result<Self, RouterLogError> {
         let io_error = |source| RouterLogError::Io { path: path.to_owned(), source };
-        let mut lines = BufReader::new(File::open(path).map_err(io_error)?);
+        let mut file = BufReader::new(File::open(path).map_err(io_error)?);
+        let is_gzip = file.fill_buf().map_err(io_error)?.starts_with(GZIP_MAGIC);
+        Self::new(
+            path,
+            if is_gzip {
+                Box::new(BufReader::new(MultiGzDecoder::new(file)))
+            } else {
+                Box::new(file)
+            },
+        )
+    }
+
+    /// A log in memory, and its first line. Errors call it `path`.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, RouterLogError> {
+        Self::new(path, Box::new(Cursor::new(bytes)))
+    }
+
+    /// Whether these are the first bytes of a log, of whatever version.
+    pub fn is_begun_by(bytes: &[u8]) -> bool {
+        let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        serde_json::from_slice::<AnyStart>(first).is_ok()
+    }
+
+    fn new(path: &Path, mut lines: Box<dyn BufRead>) -> Result<Self, RouterLogError> {
+        let io_error = |source| RouterLogError::Io { path: path.to_owned(), source };
         let mut buffer = Vec::new();
         lines.read_until(b'\n', &mut buffer).map_err(io_error)?;
         let any: AnyStart = serde_json::from_slice(&buffer)
@@ -206,6 +236,13 @@ impl LogReader {
 
     fn damaged(&self, problem: String) -> RouterLogError {
         RouterLogError::Line { path: self.path.clone(), line: self.line, problem }
+    }
+}
+
+impl fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, .. } = self;
+        f.debug_struct("LogReader").field("path", path).field("line", line).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A replay as the log has it, and one without the claims that the log's own times disprove.
 
 use super::consistency::correct_impossible;
-use super::content::{Prompts, reconstruct};
+use super::content::{Prompts, prompts_of};
 use super::fleet::LogFleet;
 use super::log::MeasuredLog;
 use super::replay::{Overhead, Validation, ValidationError, validate};
@@ -24,7 +24,7 @@ pub struct Corrected {
     pub rows: Vec<usize>,
 }
 
-/// Replays a log, with prompts that are known or else inferred from its cached tokens.
+/// Replays a log, with these prompts or else those that [`prompts_of`] finds.
 ///
 /// # Errors
 /// When the simulation does not end or serves nothing.
@@ -38,12 +38,12 @@ pub fn assess(
         let as_logged = validate(log, prompts, fleet, overhead)?;
         return Ok(Assessment { as_logged, corrected: None });
     }
-    let as_logged = validate(log, &reconstruct(log), fleet, overhead)?;
+    let as_logged = validate(log, &prompts_of(log), fleet, overhead)?;
     let (possible, rows) = correct_impossible(log, fleet, as_logged.overhead_ms);
     let corrected = if rows.is_empty() {
         None
     } else {
-        let validation = validate(&possible, &reconstruct(&possible), fleet, overhead)?;
+        let validation = validate(&possible, &prompts_of(&possible), fleet, overhead)?;
         Some(Corrected { validation, rows })
     };
     Ok(Assessment { as_logged, corrected })

@@ -1,11 +1,11 @@
 //! What the prompts of a log were made of, as far as it matters to a prefix cache.
 //!
-//! A log has lengths and, per request, how much of the prompt was cached; it has no text. So prompts are
-//! invented such that a cache that forgets nothing would find exactly that much: a request with `c` cached
-//! tokens begins with the first `c` tokens of an earlier request on the same instance and goes on with text
-//! of its own. The engine then decides for itself what is still there. A request that hits what no earlier
-//! request of the log left behind found it in a cache that was warm when the log began; the cache is
-//! primed with it.
+//! A router's log has hashes of the prompts' blocks. Any other log has lengths and, per request, how much of
+//! the prompt was cached; it has no text. So prompts are invented such that a cache that forgets nothing would
+//! find exactly that much: a request with `c` cached tokens begins with the first `c` tokens of an earlier
+//! request on the same instance and goes on with text of its own. The engine then decides for itself what is
+//! still there. A request that hits what no earlier request of the log left behind found it in a cache that was
+//! warm when the log began; the cache is primed with it.
 //!
 //! Which earlier request? Workloads share prefixes within groups whose prompts are of similar length, and
 //! popular prefixes are asked for again and again. So the prefix comes from a group on the instance whose
@@ -44,6 +44,11 @@ struct Group {
 struct Seen {
     groups: Vec<Group>,
     requests: Vec<usize>,
+}
+
+/// The prompts of a log: as it says, or else as [`reconstruct`] explains them.
+pub fn prompts_of(log: &MeasuredLog) -> Prompts {
+    log.prompts.clone().unwrap_or_else(|| reconstruct(log))
 }
 
 /// Prompts that explain the cached tokens of a log.

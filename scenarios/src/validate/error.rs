@@ -1,5 +1,7 @@
 //! What can be wrong with a log, by row and column, and what to do about it.
 
+use crate::decisions::RouterLogError;
+
 /// Fewer requests say nothing about a fleet.
 pub const MIN_ROWS: usize = 20;
 
@@ -70,6 +72,9 @@ pub enum LogError {
         /// The fleet.
         fleet: String,
     },
+    /// A router's log that cannot be read.
+    #[error(transparent)]
+    RouterLog(RouterLogError),
     /// Not enough to say anything.
     #[error(
         "the log has {rows} usable rows and {MIN_ROWS} are needed; log a longer stretch of traffic"

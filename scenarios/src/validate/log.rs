@@ -1,6 +1,7 @@
 //! A measured log: what each request asked for, who served it, how long that took.
 
 use super::columns::{Columns, TimeColumn};
+use super::content::Prompts;
 use super::error::{LogError, MIN_ROWS};
 
 /// Requests of a log in order of arrival.
@@ -14,6 +15,8 @@ pub struct MeasuredLog {
     pub cached: CachedTokens,
     /// Where the clock of the log stood.
     pub clock_at: ClockAt,
+    /// What the prompts were made of, if the log says so.
+    pub prompts: Option<Prompts>,
     /// What was left out and why.
     pub notes: Vec<String>,
     /// The column with the instances' names.
@@ -23,7 +26,7 @@ pub struct MeasuredLog {
 /// One request. Times start with the first arrival of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeasuredRequest {
-    /// Row of the log, counted from 1 after the header.
+    /// Row of the log, counted from 1 after the header; of a router's log, the decision, counted from 1.
     pub row: usize,
     /// Index into [`MeasuredLog::instances`].
     pub instance: usize,
@@ -131,6 +134,7 @@ impl MeasuredLog {
             instances,
             cached: layout.cached.map_or(CachedTokens::Unknown, |(_, cached)| cached),
             clock_at: layout.clock_at,
+            prompts: None,
             notes: notes(&failed),
             instance_column: layout
                 .instance

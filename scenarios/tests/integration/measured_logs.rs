@@ -1,14 +1,16 @@
 //! Logs of real clusters: what is read, what is refused, and how well they are predicted.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lodestar_scenarios::Fleet;
+use lodestar_scenarios::decisions::LogReader;
 use lodestar_scenarios::validate::{
-    Assessment, CachedTokens, LogFleet, MeasuredLog, Overhead, Prompts, assess,
+    Assessment, CachedTokens, ClockAt, LogError, LogFleet, MeasuredLog, Overhead, Prompts, assess,
+    prompts_of,
 };
 use lodestar_sim::catalog::{self, MeasuredEngine};
-use lodestar_traces::{ReadOptions, read_all};
+use lodestar_traces::{ReadOptions, Source, Span, read_all};
 
 const HEADER: &str = "arrival_ms,instance,prompt_tokens,cached_tokens,output_tokens,ttft_ms,end_ms";
 const MODEL: &str = "llama-3.1-8b";
@@ -111,6 +113,107 @@ fn an_instance_that_is_not_in_the_fleet_is_named() {
         error.starts_with("row 7, column `instance`: instance \"9\" is not in the fleet l20:7"),
         "{error}"
     );
+}
+
+/// Routed by a router at that millisecond to that instance; a prompt of 40 tokens with two blocks of 16.
+fn route(at_ms: u64, id: usize, instance: u32) -> String {
+    format!(
+        "{{\"route\":{{\"now\":{at_ms}000000,\"request\":{{\"id\":{id},\"prompt_tokens\":40,\"block_hashes\":\
+         \"00000000000000a1{id:016x}\",\"priority\":0}},\"answer\":{{\"Ok\":{{\"instance\":{instance},\"reason\":\
+         \"random\",\"explored\":false,\"propensity\":0.5,\"prefix_hit_tokens\":0,\"candidates\":[]}}}}}}}}\n"
+    )
+}
+
+fn observe(at_ms: u64, event: &str) -> String {
+    format!("{{\"observe\":{{\"now\":{at_ms}000000,\"event\":{event}}}}}\n")
+}
+
+fn first_token(at_ms: u64, id: usize) -> String {
+    observe(at_ms, &format!("{{\"first_token\":{{\"request\":{id}}}}}"))
+}
+
+fn finished(at_ms: u64, id: usize, prompt_tokens: u32, cached: &str) -> String {
+    let usage = format!(
+        "{{\"prompt_tokens\":{prompt_tokens},\"cached_tokens\":{cached},\"output_tokens\":5}}"
+    );
+    observe(at_ms, &format!("{{\"finished\":{{\"request\":{id},\"usage\":{usage}}}}}"))
+}
+
+/// Twenty-four requests, a second between them, and then these entries.
+fn router_log(cached: &str, more: &[String]) -> Result<MeasuredLog, LogError> {
+    let mut text =
+        "{\"start\":{\"log_version\":1,\"router_version\":\"0.1.0\",\"config\":{\"policy\":\
+        {\"name\":\"random\"},\"block_tokens\":16},\"seed\":1}}\n"
+            .to_owned();
+    for id in 0..24 {
+        let at_ms = 500 + id as u64 * 1000;
+        text += &route(at_ms, id, 7 * (id as u32 % 2));
+        text += &first_token(at_ms + 120, id);
+        text += &finished(at_ms + 300, id, 40, cached);
+    }
+    let text = text + &more.concat();
+    assert!(LogReader::is_begun_by(text.as_bytes()));
+    let log =
+        LogReader::of_bytes(Path::new("log"), text.into_bytes()).map_err(LogError::RouterLog)?;
+    MeasuredLog::of_router_log(log)
+}
+
+#[test]
+fn a_routers_log_is_a_measured_one() {
+    let log = router_log("16", &[]).expect("a log");
+    assert_eq!((log.cached, log.clock_at), (CachedTokens::Recorded, ClockAt::Gateway));
+    assert_eq!((&log.instances[..], log.notes.len()), (&["0".to_owned(), "7".to_owned()][..], 0));
+    let third = &log.requests[2];
+    assert_eq!((third.row, third.arrival_ns, third.instance), (3, 2_000_000_000, 0));
+    assert_eq!((third.prompt_tokens, third.cached_tokens, third.output_tokens), (40, 16, 5));
+    assert!((third.ttft_ms - 120.0).abs() < 1e-9 && (third.e2e_ms - 300.0).abs() < 1e-9);
+    let span = |source, tokens| Span { source, start: 0, tokens };
+    let expected =
+        [span(Source::Hash(0xa1), 16), span(Source::Hash(2), 16), span(Source::Private(2), 8)];
+    assert_eq!(prompts_of(&log).prompts[2], expected);
+    let unknown = router_log("null", &[]).expect("a log");
+    assert_eq!((unknown.cached, unknown.requests[2].cached_tokens), (CachedTokens::Unknown, 0));
+}
+
+#[test]
+fn a_request_that_was_routed_twice_counts_where_it_was_answered_and_from_then_on() {
+    let failed = observe(30_050, "{\"dispatch_failed\":{\"request\":30}}");
+    let more = [route(30_000, 30, 0), failed, route(30_100, 30, 7), first_token(30_180, 30)];
+    let unseen = [route(31_000, 31, 0), finished(31_500, 31, 40, "0")];
+    let aborted = [route(32_000, 32, 0), first_token(32_100, 32)];
+    let log =
+        router_log("0", &[&more[..], &[finished(30_400, 30, 39, "0")], &unseen, &aborted].concat());
+    let log = log.expect("a log");
+    let last = &log.requests[24..];
+    assert_eq!((last.len(), last[0].row, last[0].instance), (1, 26, 1));
+    assert_eq!((last[0].arrival_ns, last[0].prompt_tokens), (29_600_000_000, 39));
+    assert!((last[0].ttft_ms - 80.0).abs() < 1e-9 && (last[0].e2e_ms - 300.0).abs() < 1e-9);
+    let note = "3 of 28 decisions led to no answer, or to one whose first token the router did not see, and were \
+                left out";
+    assert_eq!(log.notes, [note]);
+}
+
+#[test]
+fn damage_in_a_routers_log_is_named() {
+    let error = |more: &[String]| router_log("0", more).expect_err("damage").to_string();
+    let answered = |id, prompt, cached| {
+        [route(40_000, id, 0), first_token(40_100, id), finished(40_200, id, prompt, cached)]
+            .concat()
+    };
+    let message = error(&[answered(30, 40, "41")]);
+    assert!(
+        message.starts_with("row 25, column `cached_tokens`: \"41\" is more than"),
+        "{message}"
+    );
+    let message = error(&[answered(30, 99_999_999, "0")]);
+    assert!(message.starts_with("row 25, column `prompt_tokens`: \"99999999\""), "{message}");
+    let message = error(&["{\"observe\":{\"now".to_owned()]);
+    assert!(message.starts_with("log, line 74: EOF while parsing"), "{message}");
+    let late = answered(30, 40, "0").replace("\"now\":", "\"now\":99999999");
+    let message = error(&[late]);
+    assert!(message.starts_with("row 25, column `now`: \"9999999940000"), "{message}");
+    let message = error(&[route(40_000, 30, 0).replace("_tokens\":40", "_tokens\":31")]);
+    assert!(message.starts_with("log, line 74: `block_hashes` are of 32 tokens"), "{message}");
 }
 
 /// A file of measurements that the repository does not hold; `None` says so.
