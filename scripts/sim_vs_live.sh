@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The same trace through `lodestar bench` -> `lodestar serve` -> `lodestar mock-engine`s, and through `lodestar replay`:
-# do they agree? About two minutes. Fails when a figure of TTFT differs by more than LIMIT percent.
+# do they agree? About a minute. Fails when a figure of TTFT differs by more than LIMIT percent.
 #
 #   scripts/sim_vs_live.sh [OUT]         results; default out/sim-vs-live
 #
@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/sim-vs-live}
-read -ra policies <<<"${POLICIES:-round-robin prefix-cache}"
+read -ra policies <<<"${POLICIES:-round-robin}"
 read -ra gpus <<<"${GPUS:-a100 a100 l40s}"
 workload=${WORKLOAD:-share28} rate=${RATE:-6} requests=${REQUESTS:-300} scale=${TIME_SCALE:-1} limit=${LIMIT:-5}
 lodestar=${LODESTAR:-target/release/lodestar}
