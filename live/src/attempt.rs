@@ -207,8 +207,11 @@ async fn attempt(
                 refused @ (Either::Left(_) | Either::Right(_)) => refused,
             }))
         }
-        Err(failure) => {
+        Err(mut failure) => {
             span.fail(&failure.complaint);
+            if shared.response_headers {
+                ticket.sign(failure.answer.headers_mut());
+            }
             ticket.failed();
             note(shared, &member, &failure);
             Err(failure)

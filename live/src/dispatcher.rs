@@ -386,14 +386,11 @@ impl Dispatcher {
         state.router.observe(at, &Event::MetricsScraped { instance, scraped });
     }
 
-    /// An answer has said how its instance stands. What it does not say is as it was at the last scrape.
+    /// An answer has said how its instance stands.
     pub(crate) fn load_reported(&self, instance: InstanceId, report: LoadReport) {
-        let (at, mut state) = self.lock();
-        let Some(known) = state.fleet().get(instance).and_then(|it| it.scraped) else { return };
+        let (now, mut state) = self.lock();
         let LoadReport { waiting_requests, kv_usage } = report;
-        let metrics = InstanceMetrics { waiting_requests, kv_usage, ..known.metrics };
-        let scraped = Scraped { at, metrics };
-        state.router.observe(at, &Event::MetricsScraped { instance, scraped });
+        state.router.observe(now, &Event::LoadReported { instance, waiting_requests, kv_usage });
     }
 
     /// Chooses an instance that is not in `avoid`, and reserves the request's place there.

@@ -10,16 +10,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
+use memchr::memmem;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use crate::backend::Client;
+use crate::backend::{Client, Page};
 use crate::dispatcher::Dispatcher;
 use crate::prompt;
 
 /// vLLM takes some milliseconds for thousands of tokens. What takes longer would be felt in the time to first token.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// What is longer takes longer than that, and would say nothing of the engine.
+const LONGEST_BYTES: usize = 256 << 10;
 /// So many failures in a row, and nobody is asked for a while.
 const FAILURES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(10);
@@ -43,6 +46,13 @@ struct Tokenized {
     tokens: Vec<u32>,
 }
 
+/// Such as a wrong key, or a model that is not served, which is 404 with an error of the API; without one there is no `/tokenize`.
+fn is_the_clients_fault(page: &Page) -> bool {
+    let is_missing = page.status == StatusCode::NOT_FOUND;
+    page.status.is_client_error()
+        && !(is_missing && memmem::find(&page.body, b"\"error\"").is_none())
+}
+
 impl EngineTokenizer {
     /// The tokens of the prompt in a request's body, by whichever instance is next. `None` where bytes have to do.
     pub(crate) async fn token_ids(
@@ -52,7 +62,7 @@ impl EngineTokenizer {
         authorization: Option<HeaderValue>,
         body: &[u8],
     ) -> Option<Vec<u32>> {
-        if self.is_paused() {
+        if self.is_paused() || body.len() > LONGEST_BYTES {
             return None;
         }
         let question = Bytes::from(prompt::question(body)?);
@@ -60,7 +70,7 @@ impl EngineTokenizer {
         let asked = member.backend.post(client, "/tokenize", authorization, question);
         let complaint = match timeout(PATIENCE, asked).await {
             // The request is wrong, and the engine will say so to the client.
-            Ok(Ok(page)) if page.status == StatusCode::BAD_REQUEST => return None,
+            Ok(Ok(page)) if is_the_clients_fault(&page) => return None,
             Ok(Ok(page)) if page.status != StatusCode::OK => format!("it answers {}", page.status),
             Ok(Ok(page)) => match serde_json::from_slice::<Tokenized>(&page.body) {
                 Ok(Tokenized { tokens }) => {

@@ -371,7 +371,7 @@ async fn handle(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Cl
         _ if admin::is_ours(path) => {
             shared.admin.answer(&parts.method, path, &parts.headers, body).await.map(Either::Left)
         }
-        (method, _) if upgrade::is_asked_for(method, &parts.headers) => {
+        _ if upgrade::is_asked_for(&parts, &body) => {
             return upgrade::pass(shared, Request::from_parts(parts, body), id).await;
         }
         _ => {

@@ -254,7 +254,7 @@ impl Body for Relay {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.reader.form() == Form::Events {
-            if self.head.is_empty() {
+            if self.head.is_empty() || matches!(self.rest, Rest::Under(_)) {
                 std::task::ready!(self.poll_events(context));
             }
             if let Some(events) = self.take_head() {

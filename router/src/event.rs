@@ -80,6 +80,16 @@ pub enum Event<'a> {
         /// What it said, and when.
         scraped: Scraped,
     },
+    /// An answer has said how its instance stands. What it does not say is as it was at the last scrape, and without one it
+    /// says nothing.
+    LoadReported {
+        /// Of which instance.
+        instance: InstanceId,
+        /// As [`InstanceMetrics::waiting_requests`].
+        waiting_requests: u32,
+        /// As [`InstanceMetrics::kv_usage`].
+        kv_usage: f64,
+    },
     /// KV event: the instance now holds these blocks.
     BlocksStored {
         /// Where.
@@ -156,6 +166,9 @@ impl Event<'_> {
             Self::InstanceLeft { instance } => Event::InstanceLeft { instance },
             Self::MetricsScraped { instance, scraped } => {
                 Event::MetricsScraped { instance, scraped }
+            }
+            Self::LoadReported { instance, waiting_requests, kv_usage } => {
+                Event::LoadReported { instance, waiting_requests, kv_usage }
             }
             Self::BlocksCleared { instance } => Event::BlocksCleared { instance },
             Self::Dispatched { request } => Event::Dispatched { request },

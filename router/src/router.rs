@@ -200,6 +200,13 @@ impl Router {
             Event::InstanceJoined { instance, spec } => self.join(instance, spec),
             Event::InstanceLeft { instance } => self.leave(now, instance),
             Event::MetricsScraped { instance, scraped } => self.scraped(now, instance, scraped),
+            // No scrape: policies that count what came between two of those go on counting.
+            Event::LoadReported { instance, waiting_requests, kv_usage } => {
+                let known = self.fleet.get_mut(instance).and_then(|it| it.scraped.as_mut());
+                if let Some(Scraped { metrics, .. }) = known {
+                    (metrics.waiting_requests, metrics.kv_usage) = (waiting_requests, kv_usage);
+                }
+            }
             Event::BlocksStored { instance, parent, ref blocks } => {
                 if let Some((index, position)) = self.index_of(instance) {
                     index.stored(position, parent, blocks);

@@ -81,19 +81,28 @@ async fn an_engine_is_asked_what_its_request_says() {
 
 #[tokio::test]
 async fn engines_that_cannot_tokenize_are_not_asked_for_long() {
-    let script = Script::start(|request, stream| async move {
-        let answer = if request.starts_with("POST /tokenize ") {
-            response("404 Not Found", "application/json", "{}")
-        } else {
-            response("200 OK", "application/json", ANSWER)
-        };
-        crate::script::write(&stream, &answer).await
-    })
-    .await;
-    let proxy = Running::with(&[&script], |config| config.router.engine_tokenizer = true).await;
-    for _ in 0..10 {
-        let answer = proxy.post("/v1/completions", r#"{"prompt":"abc"}"#).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let unknown = r#"{"error":{"message":"The model `x` does not exist.","code":404}}"#;
+    for (status, body, asked) in [
+        ("404 Not Found", r#"{"detail":"Not Found"}"#, 3),
+        ("500 Internal Server Error", "", 3),
+        // Whoever sends such requests shall not change how those of others are read.
+        ("404 Not Found", unknown, 10),
+        ("401 Unauthorized", r#"{"error":"Unauthorized"}"#, 10),
+    ] {
+        let script = Script::start(move |request, stream| async move {
+            let answer = if request.starts_with("POST /tokenize ") {
+                response(status, "application/json", body)
+            } else {
+                response("200 OK", "application/json", ANSWER)
+            };
+            crate::script::write(&stream, &answer).await
+        })
+        .await;
+        let proxy = Running::with(&[&script], |config| config.router.engine_tokenizer = true).await;
+        for _ in 0..10 {
+            let answer = proxy.post("/v1/completions", r#"{"prompt":"abc"}"#).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        assert_eq!(script.count(), 10 + asked, "{status} {body}");
     }
-    assert_eq!(script.count(), 10 + 3);
 }

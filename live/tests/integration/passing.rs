@@ -305,7 +305,7 @@ async fn engines_are_asked_for_their_load_and_clients_do_not_see_it() {
     (&mut proxy.task).await.unwrap();
     let log = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap();
     let log = std::fs::read_to_string(log.path()).unwrap();
-    assert!(log.contains(r#""running_requests":2,"waiting_requests":3,"kv_usage":0.75"#), "{log}");
+    assert!(log.contains(r#""waiting_requests":3,"kv_usage":0.75"#), "{log}");
 }
 
 #[tokio::test]
@@ -367,4 +367,55 @@ async fn a_websocket_that_is_refused_is_an_answer_like_any_other() {
     assert!(proxy.ask(h2c).await.starts_with("HTTP/1.1 403 "));
     let asked = String::from_utf8(script.requests.lock().unwrap().pop().unwrap()).unwrap();
     assert!(asked.ends_with("\r\n\r\n{}") && !asked.contains("h2c"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_websocket_whose_instance_ends_it_keeps_no_place() {
+    let agreed =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    let script = Script::start(move |request, stream| async move {
+        let is_plain = request.starts_with("POST ");
+        let plain = response("200 OK", "application/json", ANSWER);
+        write(&stream, if is_plain { &plain } else { agreed }).await && is_plain
+    })
+    .await;
+    let proxy = Running::with(&[&script], |config| {
+        (config.limits.concurrent_requests, config.limits.queue) = (1, 0);
+    })
+    .await;
+    // Two lines, as they may be.
+    let ask = "GET /v1/realtime HTTP/1.1\r\nhost: p\r\nconnection: keep-alive\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    client.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 "), "and the end of it: {answer}");
+    // The client stays.
+    loop {
+        let answer = proxy.post("/v1/completions", "{}").await;
+        if answer.starts_with("HTTP/1.1 200 ") {
+            break;
+        }
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_becomes_no_websocket() {
+    let script = Script::says(response("200 OK", "application/json", ANSWER)).await;
+    let proxy = Running::before(&[&script]).await;
+    for (version, length, body) in [("1.1", 4, "abcd"), ("1.0", 0, "")] {
+        let ask = format!(
+            "GET /v1/realtime HTTP/{version}\r\nhost: p\r\nconnection: Upgrade, close\r\nupgrade: websocket\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        );
+        assert!(proxy.ask(&ask).await.contains(" 200 OK\r\n"));
+        let asked = String::from_utf8(script.requests.lock().unwrap().pop().unwrap()).unwrap();
+        assert!(
+            asked.ends_with(&format!("\r\n\r\n{body}")) && !asked.contains("websocket"),
+            "{asked}"
+        );
+    }
 }

@@ -195,3 +195,33 @@ async fn a_slow_client_slows_its_engine_down() {
     drop(stream);
     proxy.settled().await;
 }
+
+#[tokio::test]
+async fn events_that_come_together_pass_together_wherever_they_are() {
+    let go_on = Arc::new(Semaphore::new(0));
+    let permits = Arc::clone(&go_on);
+    let script = Script::start(move |_, stream| {
+        let permits = Arc::clone(&permits);
+        async move {
+            write(&stream, &format!("{STREAM_HEAD}{}", chunk(&event("first")))).await;
+            permits.acquire().await.unwrap().forget();
+            let later: String =
+                (0..20).map(|number| chunk(&event(&format!("n{number}")))).collect();
+            write(&stream, &format!("{later}{}0\r\n\r\n", chunk("data: [DONE]\n\n"))).await
+        }
+    })
+    .await;
+    let proxy = Running::before(&[&script]).await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    client.write_all(post("/v1/completions", BODY).as_bytes()).await.unwrap();
+    let mut got = String::new();
+    read_until(&mut client, &mut got, "first").await;
+    go_on.add_permits(1);
+    read_until(&mut client, &mut got, "[DONE]").await;
+    assert_eq!(got.matches("data: ").count(), 22);
+    let is_size = |line: &&str| !line.is_empty() && u32::from_str_radix(line, 16).is_ok();
+    let (_, body) = got.split_once("\r\n\r\n").unwrap();
+    let chunks = body.split("\r\n").filter(is_size).count();
+    assert!(chunks < 10, "{chunks} pieces for 22 events: {got}");
+    proxy.settled().await;
+}

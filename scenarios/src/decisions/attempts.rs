@@ -85,6 +85,7 @@ impl<T> Following<T> {
             }
             Event::InstanceJoined { .. }
             | Event::MetricsScraped { .. }
+            | Event::LoadReported { .. }
             | Event::BlocksStored { .. }
             | Event::BlocksRemoved { .. }
             | Event::BlocksCleared { .. }
