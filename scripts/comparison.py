@@ -20,11 +20,13 @@ HEURISTICS = """random least-request least-kv prefix-cache prefix-hit-threshold-
     dynamo least-tokens join-shortest-work""".split()
 # Estimates each instance's prefill speed from its first tokens.
 LEARNS_SPEEDS = {"mooncake"}
-PARTS = """network delay-of-others cache-price doubt exploration guardrail drift late-heads trust other-routers""".split()
+PARTS = """network delay-of-others delay-by-answers cache-price doubt exploration guardrail drift late-heads trust places""".split()
 YARDSTICKS = ["clairvoyant-greedy", "hindsight", "physical-bound"]
 # Hindsight needs whole runs where a turn waits for the one before it, and events come later than its short traces end.
 LEFT = "azure-code azure-conversation diurnal long-context mooncake paper-a30 paper-hetero".split()
 LEFT_REQUESTS = 1500
+# Between them every part has something to do.
+WITH_PARTS = "full-engines other-fleets paper-a30 paper-hetero slow-instance".split()
 # Whose runs are long enough for the network of `lodestar-paper`, which answers after 5,000 requests.
 PAPER = "azure-code azure-conversation diurnal long-context drift slow-instance crash-return".split()
 CATALOG = pathlib.Path(__file__).resolve().parent.parent / "scenarios" / "catalog"
@@ -104,7 +106,7 @@ def against_heuristics(sweeps, information):
         row(name, list(cells.values()))
         every |= {(name, cell): policies for cell, policies in cells.items()}
     row("**all**", list(every.values()))
-    unequal = [policies for (_, cell), policies in every.items() if "l4-" in cell]
+    unequal = [policies for (_, cell), policies in every.items() if all(gpu in cell for gpu in ("a100-", "h100-", "l4-"))]
     if unequal:
         row("**A100, H100 and L4**", unequal)
 
@@ -133,16 +135,15 @@ def what_is_left(sweeps):
 
 def parts(sweeps):
     print("\n### Without a part\n")
-    print("| without | all cells | most | where |")
+    print("| without | all cells | fastest | slowest |")
     print("|---|---|---|---|")
     policies = ["lodestar", *(f"lodestar-without-{part}" for part in PARTS)]
-    every = {name: sweeps.run("parts", name, policies, 2) for name in sweeps.scenarios()}
+    every = [(name, cell, of_cell) for name in sweeps.scenarios(WITH_PARTS) for cell, of_cell in sweeps.run("parts", name, policies, 2).items()]
     for part in PARTS:
-        without = lambda policies, index: policies[f"lodestar-without-{part}"][index]
-        by_scenario = {name: slower(cells.values(), without) for name, cells in every.items()}
-        where = max(by_scenario, key=lambda name: geometric([mean for mean, _ in by_scenario[name]]))
-        ratios = [ratio for of_scenario in by_scenario.values() for ratio in of_scenario]
-        print(f"| {part} | {pair(ratios)} | {pair(by_scenario[where])} | {where} |", flush=True)
+        ratios = slower([of_cell for *_, of_cell in every], lambda policies, index: policies[f"lodestar-without-{part}"][index])
+        ordered = sorted((mean, p99, f"{name}, {cell}") for (mean, p99), (name, cell, _) in zip(ratios, every))
+        single = lambda mean, p99, where: f"{mean:.2f} / {p99:.2f} {where}"
+        print(f"| {part} | {pair(ratios)} | {single(*ordered[0])} | {single(*ordered[-1])} |", flush=True)
 
 
 def against_paper(sweeps):

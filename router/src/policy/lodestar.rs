@@ -1,14 +1,15 @@
 //! Lodestar: the least expected time to first token, and the least delay for those who come after.
 //!
-//! For each instance, `T = W + s + c` is expected and the lowest `T + E + P` is chosen:
+//! For each instance, `T = W + s + c` is expected and the lowest `T + E + D + P` is chosen:
 //!
 //! - `W` is what is left of the prefills ahead, `s` the request's own, `c` what does not queue. They follow from a
 //!   few coefficients per instance that are learned from its first tokens ([`law`]), and from the
-//!   order in which it works ([`server`]).
+//!   order in which it works ([`server`]). Where an engine is full, `c` has what it takes until answers end ([`places`]).
 //! - `E = λ/n · s · (W + s/2) / (1 − ρ)` is the delay of others. An instance with work `W` ahead, as a queue
 //!   with Poisson arrivals `λ/n` and utilisation `ρ`, expects `λ/n · W² / 2(1 − ρ)` more waiting in all than an
 //!   idle one; `E` is the difference that `s` makes. Choosing by it is one step of policy iteration from
 //!   a random choice (Krishnan, 1987; Hyytiä, Penttinen and Aalto, 2012).
+//! - `D` is what an answer makes those wait who come while it is decoded: each step is longer by it ([`prospect`]).
 //! - `P = p · (s + o)` is what leaves the cache and must be computed again ([`reuse`]); `o` is the answer's part.
 //!
 //! A server of which little is known gets the benefit of the doubt: its times count for less until samples
@@ -19,6 +20,7 @@ mod law;
 mod learned;
 mod objective;
 mod part;
+mod places;
 mod prospect;
 mod residual;
 mod reuse;
@@ -60,7 +62,7 @@ const EXPLORED_COST: f64 = 1.2;
 /// The quantile of times to first token from which on they are the tail, and how fast it is followed.
 const TAIL: f64 = 0.9;
 const TAIL_STEP: f64 = 0.02;
-/// Weight of the next answer's length in the mean.
+/// Weight of the next answer's length in the mean, once there are many.
 const ANSWER_WEIGHT: f64 = 0.01;
 
 /// Parameters of [`PolicyConfig::Lodestar`](crate::PolicyConfig::Lodestar).
@@ -104,6 +106,7 @@ pub(super) struct Lodestar {
     rate: f64,
     arrived_at: Time,
     mean_answer_tokens: f64,
+    answers: u64,
     /// Scratch of [`choose`](Policy::choose), and the last request's prospects.
     prospects: Vec<Prospect>,
     scores: Vec<f64>,
@@ -129,6 +132,7 @@ impl Lodestar {
             rate: 0.0,
             arrived_at: Time::ZERO,
             mean_answer_tokens: 0.0,
+            answers: 0,
             prospects: Vec::new(),
             scores: Vec::new(),
             nearest: Vec::new(),
@@ -255,18 +259,15 @@ impl Policy for Lodestar {
         rng: &mut Rng,
     ) -> Choice {
         self.arrive(now);
-        let mut busy = 0.0;
         for instance in eligible.iter() {
             let server = self.servers.entry(instance.id);
             server.capacity_tokens = instance.spec.kv_capacity_tokens;
-            busy += server.utilisation(now);
+            server.settle(now);
         }
-        let instances = eligible.len() as f64;
-        let idle = 1.0 - (busy / instances).min(UTILISATION_MAX);
-        let delayed_per_s2 = self.rate / instances / idle;
+        let arrivals_per_s = self.rate / eligible.len() as f64;
         let mut prospects = std::mem::take(&mut self.prospects);
         prospects.clear();
-        let expect = |index| self.expect(now, request, eligible, index, delayed_per_s2);
+        let expect = |index| self.expect(now, request, eligible, index, arrivals_per_s);
         prospects.extend((0..eligible.len()).map(expect));
         let mut scores = std::mem::take(&mut self.scores);
         self.score(now, request, eligible, &mut prospects, &mut scores);
@@ -303,26 +304,28 @@ impl Policy for Lodestar {
             Fact::Routed(reservation) => {
                 let (chosen, arm) = self.chosen;
                 let Prospect { work, decode, features, .. } = chosen;
-                let Prospect { expected_s, ttft_s, foreign_s, service_s, .. } = chosen;
+                let Prospect { expected_s, ttft_s, .. } = chosen;
                 self.decoding.insert(reservation.request, (reservation.instance, decode));
                 let server = self.servers.entry(reservation.instance);
-                let place = Place { features, expected_s, predicted_s: ttft_s, foreign_s, arm };
-                server.foreign.sent(service_s);
+                let place = Place { features, expected_s, predicted_s: ttft_s, arm };
+                server.places.sent();
                 server.push(now, reservation.request, work, place);
                 server.turnover.take_in(now, reservation.uncached_tokens, server.capacity_tokens);
             }
             Fact::FirstToken(reservation) => {
                 let server = self.servers.entry(reservation.instance);
-                server.foreign.first_token();
+                server.places.first_token();
                 if let Some(sample) = server.pop(now, reservation.request) {
                     self.learn(now, reservation.instance, &sample);
                 }
             }
             Fact::Finished(reservation, usage) => {
+                self.answers += 1;
+                let weight = ANSWER_WEIGHT.max(1.0 / self.answers as f64);
                 self.mean_answer_tokens +=
-                    ANSWER_WEIGHT * (f64::from(usage.output_tokens) - self.mean_answer_tokens);
+                    weight * (f64::from(usage.output_tokens) - self.mean_answer_tokens);
                 let server = self.servers.entry(reservation.instance);
-                server.foreign.ended(reservation.first_token_at.is_some());
+                server.places.ended(reservation.first_token_at.is_some());
                 server.turnover.take_in(now, usage.output_tokens, server.capacity_tokens);
                 if let Some(found_tokens) = usage.cached_tokens
                     && self.without != Some(Part::Trust)
@@ -356,18 +359,16 @@ impl Policy for Lodestar {
             Fact::Failed(reservation) => {
                 self.decoding.remove(&reservation.request);
                 let server = self.servers.entry(reservation.instance);
-                server.foreign.ended(reservation.first_token_at.is_some());
+                server.places.ended(reservation.first_token_at.is_some());
                 let _ = server.pop(now, reservation.request);
             }
             Fact::Left(instance) => {
                 self.decoding.retain(|_, (place, _)| *place != instance);
                 self.servers.remove(instance);
             }
-            Fact::Scraped(instance, metrics) if self.has(Part::OtherRouters) => {
-                let requests = metrics.running_requests.saturating_add(metrics.waiting_requests);
-                self.servers.entry(instance).foreign.scraped(requests);
+            Fact::Scraped(instance, metrics) => {
+                self.servers.entry(instance).places.scraped(metrics);
             }
-            Fact::Scraped(..) => {}
         }
     }
 

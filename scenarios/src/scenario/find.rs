@@ -8,7 +8,7 @@ use super::cells::Origins;
 use super::error::ScenarioError;
 
 /// The scenarios that come with Lodestar.
-const CATALOG: [(&str, &str); 17] = [
+const CATALOG: [(&str, &str); 19] = [
     ("paper-a30", include_str!("../../catalog/paper-a30.toml")),
     ("paper-hetero", include_str!("../../catalog/paper-hetero.toml")),
     ("mooncake", include_str!("../../catalog/mooncake.toml")),
@@ -19,6 +19,8 @@ const CATALOG: [(&str, &str); 17] = [
     ("long-context", include_str!("../../catalog/long-context.toml")),
     ("diurnal", include_str!("../../catalog/diurnal.toml")),
     ("drift", include_str!("../../catalog/drift.toml")),
+    ("full-engines", include_str!("../../catalog/full-engines.toml")),
+    ("other-fleets", include_str!("../../catalog/other-fleets.toml")),
     ("crash-return", include_str!("../../catalog/crash-return.toml")),
     ("slow-instance", include_str!("../../catalog/slow-instance.toml")),
     ("stale-metrics", include_str!("../../catalog/stale-metrics.toml")),

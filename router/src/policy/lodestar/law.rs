@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Number of coefficients.
-pub(super) const TERMS: usize = 8;
+pub(super) const TERMS: usize = 9;
 
 /// What a request takes, in the unit of each coefficient; sums of several requests are of the same kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -29,8 +29,8 @@ const PRIOR_SAMPLES: f64 = 0.5;
 const HUBER: f64 = 0.5;
 /// Coefficients before the first sample, s: a request; 1,000 prompt tokens; a request that queues; 1,000 uncached
 /// tokens; a million pairs of query and key; a step beside 100,000 tokens in decode; a request in decode; 100,000
-/// tokens in decode. About an A30 with a model of 8B: slow enough that what is learned is good news.
-const GENERIC: [f64; TERMS] = [0.02, 0.003, 0.002, 0.12, 0.002, 0.01, 0.0002, 0.01];
+/// tokens in decode; a second for which a place in the batch was expected to be waited for. About an A30 with a model of 8B: slow enough that what is learned is good news.
+const GENERIC: [f64; TERMS] = [0.02, 0.003, 0.002, 0.12, 0.002, 0.01, 0.0002, 0.01, 1.0];
 
 impl Work {
     /// What a prefill makes those behind it wait for.
@@ -38,18 +38,24 @@ impl Work {
         let (prompt, uncached) = (f64::from(prompt_tokens) / 1e3, f64::from(uncached_tokens) / 1e3);
         let pairs = uncached * (prompt - uncached / 2.0).max(0.0);
         let steps = f64::from(uncached_tokens) / CHUNK_TOKENS;
-        Self([0.0, 0.0, 1.0, uncached, pairs, steps * decode_tokens / 1e5, 0.0, 0.0])
+        Self([0.0, 0.0, 1.0, uncached, pairs, steps * decode_tokens / 1e5, 0.0, 0.0, 0.0])
     }
 
     /// What a request waits for by itself.
-    pub(super) fn constant(prompt_tokens: u32, decode_requests: f64, decode_tokens: f64) -> Self {
+    pub(super) fn constant(
+        prompt_tokens: u32,
+        decode_requests: f64,
+        decode_tokens: f64,
+        place_wait_s: f64,
+    ) -> Self {
         let prompt = f64::from(prompt_tokens) / 1e3;
-        Self([1.0, prompt, 0.0, 0.0, 0.0, 0.0, decode_requests, decode_tokens / 1e5])
+        let decode = decode_tokens / 1e5;
+        Self([1.0, prompt, 0.0, 0.0, 0.0, 0.0, decode_requests, decode, place_wait_s])
     }
 
-    /// What an answer's tokens wait for: `busy` is the share of time with prefills.
-    pub(super) fn of_decode(decode_requests: f64, decode_tokens: f64, busy: f64) -> Self {
-        Self([1.0, 0.0, 0.0, 0.0, 0.0, busy, decode_requests, decode_tokens / 1e5])
+    /// What an answer's tokens wait for: `utilisation` is seconds of prefills in a second.
+    pub(super) fn of_decode(decode_requests: f64, decode_tokens: f64, utilisation: f64) -> Self {
+        Self([1.0, 0.0, 0.0, 0.0, 0.0, utilisation, decode_requests, decode_tokens / 1e5, 0.0])
     }
 
     /// What changes from one place to another.
@@ -72,7 +78,7 @@ impl Work {
 }
 
 /// The same for times per output token: one; a request in decode; 100,000 tokens in decode; a prefill at all times.
-const GENERIC_TPOT: [f64; TERMS] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0002, 0.01];
+const GENERIC_TPOT: [f64; TERMS] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0002, 0.01, 0.0];
 
 /// Normal equations and their solution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -204,7 +210,7 @@ mod tests {
             let uncached = prompt - prompt * (number % 4) / 5;
             let decode = number % 11;
             let mut work = Work::of_prefill(prompt, uncached, f64::from(decode) * 2000.0);
-            work.add(&Work::constant(prompt, f64::from(decode), f64::from(decode) * 2000.0));
+            work.add(&Work::constant(prompt, f64::from(decode), f64::from(decode) * 2000.0, 0.0));
             work
         })
     }
@@ -222,7 +228,7 @@ mod tests {
     }
 
     fn a100() -> Law {
-        let coefficients = [0.015, 0.0028, 0.0, 0.045, 0.0012, 0.02, 0.0001, 0.03];
+        let coefficients = [0.015, 0.0028, 0.0, 0.045, 0.0012, 0.02, 0.0001, 0.03, 1.0];
         Law { coefficients, ..Law::of_ttft() }
     }
 

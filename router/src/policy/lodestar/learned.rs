@@ -18,6 +18,9 @@ use super::server::Server;
 use crate::checkpoint::{CheckpointError, InstanceNames};
 use crate::time::Time;
 
+/// Answers that their mean length counts for afterwards.
+const ANSWERS_RECALLED: u64 = 10;
+
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,7 +89,7 @@ impl LodestarLearned {
         policy.reuse.restore(now, self.reuse);
         policy.caution = self.caution.recalled();
         (policy.tail_s, policy.rate, policy.arrived_at) = (self.tail_s, self.rate, now);
-        policy.mean_answer_tokens = self.mean_answer_tokens;
+        (policy.mean_answer_tokens, policy.answers) = (self.mean_answer_tokens, ANSWERS_RECALLED);
         Ok(())
     }
 

@@ -11,6 +11,8 @@ pub enum Part {
     Network,
     /// `E`, what those behind wait longer.
     DelayOfOthers,
+    /// `D`, what those wait longer who come while the answer is decoded.
+    DelayByAnswers,
     /// `P`, what leaves the cache.
     CachePrice,
     /// The benefit of the doubt for instances of which little is known.
@@ -25,15 +27,16 @@ pub enum Part {
     LateHeads,
     /// Believing less of the index where hits do not come true.
     Trust,
-    /// What scrapes show of other routers' requests.
-    OtherRouters,
+    /// Waiting for a place in the batch, and for memory.
+    Places,
 }
 
 impl Part {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 11] = [
         ("network", Self::Network),
         ("delay-of-others", Self::DelayOfOthers),
+        ("delay-by-answers", Self::DelayByAnswers),
         ("cache-price", Self::CachePrice),
         ("doubt", Self::Doubt),
         ("exploration", Self::Exploration),
@@ -41,6 +44,6 @@ impl Part {
         ("drift", Self::Drift),
         ("late-heads", Self::LateHeads),
         ("trust", Self::Trust),
-        ("other-routers", Self::OtherRouters),
+        ("places", Self::Places),
     ];
 }

@@ -6,8 +6,9 @@
 
 use super::law::Work;
 use super::objective::Expected;
+use super::places::Newcomer;
 use super::residual::Features;
-use super::{Eligible, Lodestar, Part, Request, Time};
+use super::{Eligible, Lodestar, Part, Request, Time, UTILISATION_MAX};
 
 /// Instances that the network is asked about.
 const NEAREST: usize = 16;
@@ -20,8 +21,6 @@ pub(super) struct Prospect {
     /// What each token of the answer waits for.
     pub(super) decode: Work,
     pub(super) wait_s: f64,
-    /// Of it, for requests of other routers.
-    pub(super) foreign_s: f64,
     pub(super) service_s: f64,
     /// What those behind it wait longer, and what leaves the cache for it.
     pub(super) imposed_s: f64,
@@ -35,52 +34,94 @@ pub(super) struct Prospect {
     pub(super) range_s: [f64; 2],
 }
 
+/// An answer beside others.
+struct Answer {
+    /// Requests that come to its instance in a second.
+    arrivals_per_s: f64,
+    /// How much later their first tokens are for one more in decode, s.
+    later_s: f64,
+    /// For how long it is decoded, and how much longer each one beside it is, s.
+    stay_s: f64,
+    longer_s: f64,
+    /// Those beside it.
+    decode_requests: f64,
+}
+
+/// What those wait longer, in all, who come while an answer is decoded or others are because of it, s.
+///
+/// Those who come meanwhile stay longer, too, by the same: a geometric series.
+fn delay_by_answer(answer: &Answer) -> f64 {
+    let Answer { arrivals_per_s, later_s, stay_s, longer_s, decode_requests } = *answer;
+    let growth = (arrivals_per_s * longer_s).min(UTILISATION_MAX);
+    arrivals_per_s * later_s * (stay_s + decode_requests * longer_s) / (1.0 - growth)
+}
+
 impl Lodestar {
-    /// The prospect of a request on the instance at `index`, by law; `delayed_per_s2` is `λ/n / (1 − ρ)`.
+    /// The prospect of a request on the instance at `index`, by law, if `arrivals_per_s` come to each instance.
     pub(super) fn expect(
         &self,
         now: Time,
         request: &Request<'_>,
         eligible: &Eligible<'_>,
         index: usize,
-        delayed_per_s2: f64,
+        arrivals_per_s: f64,
     ) -> Prospect {
         let instance = eligible.get(index);
         let load = instance.load;
         // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
         let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
-        let own_tokens = load.context_tokens as f64 * decode_share;
         let server = self.servers.get(instance.id).expect("made for every eligible instance");
         let hit_tokens = eligible.prefix_hit_tokens(index);
         let uncached_tokens = server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
-        let own_requests = f64::from(load.decode_requests);
-        let decode_requests = own_requests + server.foreign.decode_requests();
-        let decode_tokens = own_tokens * decode_requests / own_requests.max(1.0);
+        let decode_requests = f64::from(load.decode_requests);
+        let decode_tokens = load.context_tokens as f64 * decode_share;
+        let decode = Work::of_decode(decode_requests, decode_tokens, server.utilisation());
+        let tpot = server.tpot(&self.fleet_tpot);
+        let stay_s = self.mean_answer_tokens * tpot.secs(&decode);
+        let newcomer = Newcomer {
+            uncached_tokens: f64::from(uncached_tokens),
+            queued_tokens: load.uncached_prefill_tokens as f64,
+            capacity_tokens: instance.spec.kv_capacity_tokens as f64,
+            stay_s,
+        };
+        let place_wait_s = self.part(Part::Places, server.places.wait_s(&newcomer));
         let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
-        let constant = Work::constant(request.prompt_tokens, decode_requests, decode_tokens);
+        let constant =
+            Work::constant(request.prompt_tokens, decode_requests, decode_tokens, place_wait_s);
         let law = server.law(&self.fleet);
         let doubt = self.part(Part::Doubt, server.doubt(now));
-        let foreign_s = server.foreign.wait_s();
-        let own_wait_s = if self.has(Part::LateHeads) {
+        let wait_s = if self.has(Part::LateHeads) {
             server.wait_secs(now)
         } else {
             server.wait_secs_on_time(now)
         };
-        let wait_s = own_wait_s + foreign_s;
         let service_s = (1.0 - doubt) * law.secs(&serial);
         let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
-        let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
         let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
+        let idle = 1.0 - server.utilisation().min(UTILISATION_MAX);
+        let delay_of_others = arrivals_per_s * service_s * (wait_s + service_s / 2.0) / idle;
+        // Its answer is there for long: for so long, those who come are those who came.
+        let arrivals_per_s = server.arrivals_per_s().max(arrivals_per_s);
+        let answer_tokens = self.mean_answer_tokens;
+        let beside = f64::from(request.prompt_tokens) + answer_tokens / 2.0;
+        let later_s = law.secs(&Work::constant(0, 1.0, beside, 0.0).without_constant());
+        let step_s = tpot.secs(&Work::of_decode(1.0, beside, 0.0).without_constant());
+        let delay_by_answer = delay_by_answer(&Answer {
+            arrivals_per_s,
+            later_s,
+            stay_s,
+            longer_s: answer_tokens * step_s,
+            decode_requests,
+        });
+        let answer = Work::of_prefill(0, answer_tokens as u32, 0.0);
         let work = (serial, constant);
-        let decode = Work::of_decode(decode_requests, decode_tokens, server.busy());
         Prospect {
             work,
             decode,
             wait_s,
-            foreign_s,
             service_s,
-            imposed_s: self
-                .part(Part::DelayOfOthers, delayed_per_s2 * service_s * (wait_s + service_s / 2.0)),
+            imposed_s: self.part(Part::DelayOfOthers, delay_of_others)
+                + self.part(Part::DelayByAnswers, delay_by_answer),
             price_s: self.part(
                 Part::CachePrice,
                 self.reuse.price(residence) * (service_s + law.secs(&answer)),
@@ -122,7 +163,7 @@ impl Lodestar {
             metrics.kv_usage,
             libm::log1p(f64::from(metrics.waiting_requests)),
             age_s.min(10.0),
-            server.busy(),
+            server.utilisation(),
             f64::from(uncached_tokens) / f64::from(request.prompt_tokens.max(1)),
             ln(f64::from(request.prompt_tokens) / 1e3),
             server.doubt(now),
@@ -228,5 +269,26 @@ impl Lodestar {
             answer_tokens: self.mean_answer_tokens,
         };
         self.objective.cost(&expected, self.tail_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_delays_those_who_come_while_it_or_those_it_makes_longer_are_decoded() {
+        let mut answer = Answer {
+            arrivals_per_s: 2.0,
+            later_s: 0.01,
+            stay_s: 10.0,
+            longer_s: 0.1,
+            decode_requests: 20.0,
+        };
+        // 2 a second, each 10 ms later, for 10 s and for 0.1 s of each of 20: 0.24 s. Each of those who come stays 0.1 s longer: over 0.8.
+        assert!((delay_by_answer(&answer) - 0.3).abs() < 1e-12);
+        // Beyond what an instance can decode it is bounded.
+        answer.longer_s = 5.0;
+        assert!((delay_by_answer(&answer) - 2.0 * 0.01 * 110.0 / 0.1).abs() < 1e-9);
     }
 }

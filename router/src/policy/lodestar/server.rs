@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::caution::Arm;
 use super::law::{Law, Work};
+use super::places::Places;
 use super::residual::Features;
 use super::reuse::Turnover;
 use super::trust::Trust;
@@ -26,11 +27,7 @@ const DRIFT_ERROR_MAX: f64 = 1.5;
 /// Samples before and between two alarms.
 const DRIFT_SAMPLES: u32 = 8;
 /// Samples after which what was known before a restart is confirmed or not.
-const CHECKED_SAMPLES: u32 = 3;
-/// Weight of the next scrape.
-const FOREIGN_WEIGHT: f64 = 0.2;
-/// At least so much of a time is its own.
-const FOREIGN_SHARE_MAX: f64 = 0.2;
+const CHECKED_SAMPLES: u32 = 2;
 /// Time that a head may be late, whatever it was expected to take, s: steps, networks.
 const LATENESS_S: f64 = 0.1;
 /// A head that takes so many times as long as expected is a sign that the instance has become slow.
@@ -42,8 +39,6 @@ pub(super) struct Place {
     pub(super) features: Features,
     pub(super) expected_s: f64,
     pub(super) predicted_s: f64,
-    /// Of it, for requests that are not its router's.
-    pub(super) foreign_s: f64,
     /// Who chose it.
     pub(super) arm: Arm,
 }
@@ -60,58 +55,6 @@ struct Queued {
     /// For how long the head of the queue had been served by then, s.
     elapsed_s: f64,
     routed_at: Time,
-}
-
-/// Requests that other routers have sent, as far as scrapes show them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Foreign {
-    /// Own requests in flight, and those of them without a first token.
-    in_flight: u32,
-    prefills: u32,
-    /// Requests in the engine that are not its own, averaged.
-    requests: f64,
-    /// Part of its own requests that are without a first token, averaged over scrapes.
-    prefill_share: f64,
-    /// Mean prefill of its own requests, s.
-    service_s: f64,
-}
-
-impl Foreign {
-    /// A request of its own is sent.
-    pub(super) fn sent(&mut self, service_s: f64) {
-        self.in_flight += 1;
-        self.prefills += 1;
-        self.service_s += FOREIGN_WEIGHT * (service_s - self.service_s);
-    }
-
-    /// One of its own has its first token.
-    pub(super) fn first_token(&mut self) {
-        self.prefills -= 1;
-    }
-
-    /// One of its own has ended, before its first token or after it.
-    pub(super) fn ended(&mut self, had_first_token: bool) {
-        self.in_flight -= 1;
-        self.prefills -= u32::from(!had_first_token);
-    }
-
-    /// The engine has so many.
-    pub(super) fn scraped(&mut self, requests: u32) {
-        let foreign = f64::from(requests.saturating_sub(self.in_flight));
-        self.requests += FOREIGN_WEIGHT * (foreign - self.requests);
-        let share = f64::from(self.prefills) / f64::from(self.in_flight.max(1));
-        self.prefill_share += FOREIGN_WEIGHT * (share - self.prefill_share);
-    }
-
-    /// How long their prefills take, s.
-    pub(super) fn wait_s(&self) -> f64 {
-        self.requests * self.prefill_share * self.service_s
-    }
-
-    /// How many of them decode.
-    pub(super) fn decode_requests(&self) -> f64 {
-        self.requests * (1.0 - self.prefill_share)
-    }
 }
 
 /// One instance.
@@ -131,12 +74,12 @@ pub(super) struct Server {
     /// Mean logarithm of actual over expected, and samples since the last alarm.
     drift: f64,
     since_alarm: u32,
-    /// Share of time with a queue.
-    busy: f64,
-    /// Until when `busy` is known.
-    busy_at: Time,
+    utilisation: f64,
+    arrivals_per_s: f64,
+    /// Until when both are known.
+    settled_at: Time,
     pub(super) turnover: Turnover,
-    pub(super) foreign: Foreign,
+    pub(super) places: Places,
     pub(super) trust: Trust,
     /// Of its KV cache.
     pub(super) capacity_tokens: u64,
@@ -172,10 +115,11 @@ impl Default for Server {
             sampled_at: Time::ZERO,
             drift: 0.0,
             since_alarm: 0,
-            busy: 0.0,
-            busy_at: Time::ZERO,
+            utilisation: 0.0,
+            arrivals_per_s: 0.0,
+            settled_at: Time::ZERO,
             turnover: Turnover::default(),
-            foreign: Foreign::default(),
+            places: Places::default(),
             trust: Trust::default(),
             capacity_tokens: 0,
         }
@@ -191,7 +135,7 @@ impl Server {
     pub(super) fn recalled(now: Time, ttft: &Law, tpot: &Law) -> Self {
         let (law, tpot) = (ttft.recalled_in_doubt(), tpot.recalled_in_doubt());
         let recalled = Some(Recalled { law: law.clone(), samples: 0, error: 0.0 });
-        Self { law, tpot, recalled, sampled_at: now, busy_at: now, ..Self::default() }
+        Self { law, tpot, recalled, sampled_at: now, settled_at: now, ..Self::default() }
     }
 
     /// Compares a first token with what was known before a restart. Answers whether that was wrong.
@@ -308,6 +252,8 @@ impl Server {
         place: Place,
     ) {
         self.settle(now);
+        self.utilisation += self.law.secs(&work) / AVERAGE_S;
+        self.arrivals_per_s += 1.0 / AVERAGE_S;
         let elapsed_s = self.elapsed(now);
         if self.queue.is_empty() {
             self.head_started = now;
@@ -321,7 +267,6 @@ impl Server {
     /// A request has its first token, or ended without one.
     pub(super) fn pop(&mut self, now: Time, request: RequestId) -> Option<Sample> {
         let position = self.queue.iter().position(|queued| queued.request == request)?;
-        self.settle(now);
         let queued = self.queue.remove(position)?;
         if self.queue.is_empty() {
             self.ahead = Work::default();
@@ -333,29 +278,26 @@ impl Server {
         }
         let ttft_s = now.saturating_since(queued.routed_at).as_secs_f64();
         let Queued { total, place, elapsed_s, .. } = queued;
-        // What others made it wait for is no sign of its own speed.
-        let secs = ttft_s + elapsed_s;
-        let secs = (secs - place.foreign_s).max(FOREIGN_SHARE_MAX * secs);
-        Some(Sample { work: total, secs, ttft_s, place })
+        Some(Sample { work: total, secs: ttft_s + elapsed_s, ttft_s, place })
     }
 
-    /// Share of the time until now in which it had a queue, the last half minute above all.
-    pub(super) fn utilisation(&mut self, now: Time) -> f64 {
-        self.settle(now);
-        self.busy
+    /// Seconds of prefills that came in a second, the last half minute above all; as of [`settle`](Self::settle).
+    pub(super) const fn utilisation(&self) -> f64 {
+        self.utilisation
     }
 
-    /// The same as of its last change or question.
-    pub(super) const fn busy(&self) -> f64 {
-        self.busy
+    /// Requests that came in a second, likewise.
+    pub(super) const fn arrivals_per_s(&self) -> f64 {
+        self.arrivals_per_s
     }
 
-    /// Brings the share of busy time up to date.
-    fn settle(&mut self, now: Time) {
-        let secs = now.saturating_since(self.busy_at).as_secs_f64();
-        self.busy_at = now;
-        let target = if self.queue.is_empty() { 0.0 } else { 1.0 };
-        self.busy = target + (self.busy - target) * libm::exp(-secs / AVERAGE_S);
+    /// Brings both up to date.
+    pub(super) fn settle(&mut self, now: Time) {
+        let secs = now.saturating_since(self.settled_at).as_secs_f64();
+        self.settled_at = now;
+        let kept = libm::exp(-secs / AVERAGE_S);
+        self.utilisation *= kept;
+        self.arrivals_per_s *= kept;
     }
 }
 
@@ -411,13 +353,16 @@ mod tests {
     }
 
     #[test]
-    fn utilisation_is_the_share_of_time_with_a_queue() {
+    fn utilisation_is_the_prefills_of_a_second() {
         let mut server = Server::default();
+        // 0.25 s each, by the law before the first sample.
+        let work = Work::of_prefill(0, 2067, 0.0);
         for second in 0..200 {
-            server.push(at(1000 * second), RequestId(second), Default::default(), Place::default());
-            server.pop(at(1000 * second + 250), RequestId(second));
+            let place = Place::default();
+            server.push(at(1000 * second), RequestId(second), (work, Work::default()), place);
+            server.pop(at(1000 * second + 100), RequestId(second));
         }
-        let utilisation = server.utilisation(at(200_000));
-        assert!((utilisation - 0.25).abs() < 0.02, "{utilisation}");
+        server.settle(at(200_000));
+        assert!((server.utilisation() - 0.25).abs() < 0.01, "{}", server.utilisation());
     }
 }
