@@ -29,7 +29,8 @@ const PRIOR_SAMPLES: f64 = 0.5;
 const HUBER: f64 = 0.5;
 /// Coefficients before the first sample, s: a request; 1,000 prompt tokens; a request that queues; 1,000 uncached
 /// tokens; a million pairs of query and key; a step beside 100,000 tokens in decode; a request in decode; 100,000
-/// tokens in decode; a second for which a place in the batch was expected to be waited for. About an A30 with a model of 8B: slow enough that what is learned is good news.
+/// tokens in decode; a second of expected waiting for a place in the batch. About an A30 with a model of 8B: slow
+/// enough that what is learned is good news.
 const GENERIC: [f64; TERMS] = [0.02, 0.003, 0.002, 0.12, 0.002, 0.01, 0.0002, 0.01, 1.0];
 
 impl Work {

@@ -122,6 +122,15 @@ mod tests {
         places.sent();
     }
 
+    /// The same, of an engine that has shown that it runs sixteen.
+    fn full(in_flight: u32, decoding: u32) -> Places {
+        let mut places = with_requests(in_flight, decoding);
+        places.scraped(scrape(16, 4, 0.3));
+        replace_one(&mut places);
+        places.scraped(scrape(16, 4, 0.3));
+        places
+    }
+
     #[test]
     fn an_engine_that_runs_as_many_as_before_while_others_wait_is_full() {
         let mut places = with_requests(20, 16);
@@ -135,10 +144,7 @@ mod tests {
 
     #[test]
     fn below_the_limit_nobody_waits() {
-        let mut places = with_requests(20, 16);
-        places.scraped(scrape(16, 4, 0.3));
-        replace_one(&mut places);
-        places.scraped(scrape(16, 4, 0.3));
+        let mut places = full(20, 16);
         (0..5).for_each(|_| places.ended(true));
         assert!(places.wait_s(&NEWCOMER) <= 0.0);
     }
@@ -157,10 +163,7 @@ mod tests {
 
     #[test]
     fn more_that_decode_are_more_places() {
-        let mut places = with_requests(20, 16);
-        places.scraped(scrape(16, 4, 0.3));
-        replace_one(&mut places);
-        places.scraped(scrape(16, 4, 0.3));
+        let mut places = full(20, 16);
         (0..4).for_each(|_| places.first_token());
         places.scraped(scrape(20, 0, 0.3));
         assert!((places.wait_s(&NEWCOMER) - 8.0 / 20.0).abs() < 1e-9, "{places:?}");
@@ -168,10 +171,7 @@ mod tests {
 
     #[test]
     fn a_router_among_two_has_its_part_of_the_places() {
-        let mut places = with_requests(10, 8);
-        places.scraped(scrape(16, 4, 0.3));
-        replace_one(&mut places);
-        places.scraped(scrape(16, 4, 0.3));
+        let places = full(10, 8);
         assert!((places.wait_s(&NEWCOMER) - 8.0 * 3.0 / 8.0).abs() < 1e-9, "{places:?}");
     }
 
