@@ -5,10 +5,10 @@
 //! - `W` is what is left of the prefills ahead, `s` the request's own, `c` what does not queue. They follow from a
 //!   few coefficients per instance that are learned from its first tokens ([`law`]), and from the
 //!   order in which it works ([`server`]). Where an engine is full, `c` has what it takes until answers end ([`places`]).
-//! - `E = λ/n · s · (W + s/2) / (1 − ρ)` is the delay of others. An instance with work `W` ahead, as a queue
-//!   with Poisson arrivals `λ/n` and utilisation `ρ`, expects `λ/n · W² / 2(1 − ρ)` more waiting in all than an
+//! - `E = λᵢ · s · (W + s/2) / (1 − ρ)` is the delay of others. An instance with work `W` ahead, as a queue
+//!   with Poisson arrivals `λᵢ` and utilisation `ρ`, expects `λᵢ · W² / 2(1 − ρ)` more waiting in all than an
 //!   idle one; `E` is the difference that `s` makes. Choosing by it is one step of policy iteration from
-//!   a random choice (Krishnan, 1987; Hyytiä, Penttinen and Aalto, 2012).
+//!   a random choice in proportion to speed, which gives each instance its part `λᵢ` of all arrivals (Krishnan, 1987; Hyytiä, Penttinen and Aalto, 2012).
 //! - `D` is what an answer makes those wait who come while it is decoded: each step is longer by it ([`prospect`]).
 //! - `P = p · (s + o)` is what leaves the cache and must be computed again ([`reuse`]); `o` is the answer's part.
 //!
@@ -149,6 +149,13 @@ impl Lodestar {
         if self.has(part) { secs } else { 0.0 }
     }
 
+    /// How many prompts like this one an instance computes in a second, if it has nothing of them.
+    fn prompts_per_s(&self, request: &Request<'_>, instance: InstanceId) -> f64 {
+        let server = self.servers.get(instance).expect("made for every eligible instance");
+        let tokens = request.prompt_tokens;
+        1.0 / server.law(&self.fleet).secs(&Work::of_prefill(tokens, tokens, 0.0)).max(1e-3)
+    }
+
     fn arrive(&mut self, now: Time) {
         let secs = now.saturating_since(self.arrived_at).as_secs_f64();
         self.arrived_at = now;
@@ -264,11 +271,13 @@ impl Policy for Lodestar {
             server.capacity_tokens = instance.spec.kv_capacity_tokens;
             server.settle(now);
         }
-        let arrivals_per_s = self.rate / eligible.len() as f64;
         let mut prospects = std::mem::take(&mut self.prospects);
         prospects.clear();
-        let expect = |index| self.expect(now, request, eligible, index, arrivals_per_s);
-        prospects.extend((0..eligible.len()).map(expect));
+        let speeds = || eligible.iter().map(|instance| self.prompts_per_s(request, instance.id));
+        let arrivals_per_prompt = self.rate / speeds().sum::<f64>();
+        prospects.extend(speeds().enumerate().map(|(index, prompts_per_s)| {
+            self.expect(now, request, eligible, index, arrivals_per_prompt * prompts_per_s)
+        }));
         let mut scores = std::mem::take(&mut self.scores);
         self.score(now, request, eligible, &mut prospects, &mut scores);
         let mut choice = eligible.lowest(Reason::LeastLatency, rng, |index| scores[index]);
@@ -360,7 +369,7 @@ impl Policy for Lodestar {
                 self.decoding.remove(&reservation.request);
                 let server = self.servers.entry(reservation.instance);
                 server.places.ended(reservation.first_token_at.is_some());
-                let _ = server.pop(now, reservation.request);
+                server.abandon(now, reservation.request);
             }
             Fact::Left(instance) => {
                 self.decoding.retain(|_, (place, _)| *place != instance);
@@ -451,6 +460,27 @@ mod tests {
         // One request more has arrived: 2/30 a second on two instances. 61.5 ms of service delay them by 61.5 * 123 ms^2.
         let expected = 0.123 + 1.0 / 30.0 * 0.0615 * 0.123;
         assert!((behind - expected).abs() < 2e-4, "{behind} is not {expected}");
+    }
+
+    #[test]
+    fn who_is_faster_is_expected_to_have_more_arrivals() {
+        let mut policy = Lodestar::new(LodestarParams::default(), Rng::fork(1, "learning"));
+        let mut fixture = Fixture::with_requests(&[0, 0]);
+        fixture.request.prompt_tokens = 1000;
+        let work = Work::of_prefill(1000, 1000, 0.0);
+        for _ in 0..200 {
+            for (instance, secs) in [(0, 0.1), (1, 0.3)] {
+                let fleet = policy.fleet.clone();
+                let place = Place::default();
+                let sample = Sample { work, secs, ttft_s: secs, place };
+                policy.servers.entry(InstanceId(instance)).learn(fixture.now, &sample, &fleet);
+            }
+        }
+        fixture.choose(&mut policy);
+        // As many more as it is faster, and three times as slow a prefill delays each of them by nine times as much: 1 * 1^2 to 1/3 * 3^2.
+        let imposed = policy.prospects.iter().map(|prospect| prospect.imposed_s);
+        let [fast, slow] = imposed.collect::<Vec<_>>()[..] else { panic!("two prospects") };
+        assert!((slow / fast - 3.0).abs() < 0.15, "{slow} to {fast}");
     }
 
     #[test]

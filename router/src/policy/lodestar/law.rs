@@ -5,13 +5,16 @@
 //! it has seen. What is not linear is left to the residual.
 //!
 //! Samples weigh by the inverse square of what was expected, since errors are proportional to times; a sample that is far off
-//! weighs less (Huber). Older samples weigh less by [`MEMORY`] each time. No coefficient is negative: coordinate
+//! weighs less (Huber). Where they say nothing, the prior does, as many times as slow as it is where they do: a GPU that is slow
+//! at one thing is slow at all. Older samples weigh less by [`MEMORY`] each time. No coefficient is negative: coordinate
 //! descent on the normal equations, started from the last solution, finds that minimum.
 
 use serde::{Deserialize, Serialize};
 
 /// Number of coefficients.
 pub(super) const TERMS: usize = 9;
+/// The one of waiting for a place, which comes in seconds: all others are the slower the slower the GPU.
+const PLACE: usize = TERMS - 1;
 
 /// What a request takes, in the unit of each coefficient; sums of several requests are of the same kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,6 +28,10 @@ const MEMORY: f64 = 0.985;
 const RECALLED: f64 = 0.1;
 /// Samples that the prior counts for.
 const PRIOR_SAMPLES: f64 = 0.5;
+/// Samples that it counts for in how slow an instance is.
+const SLOWNESS_PRIOR_SAMPLES: f64 = 0.2;
+/// How many times as slow, or as fast, as the prior an instance may be believed to be.
+const SLOWNESS_MAX: f64 = 100.0;
 /// Relative error beyond which a sample's weight falls.
 const HUBER: f64 = 0.5;
 /// Coefficients before the first sample, s: a request; 1,000 prompt tokens; a request that queues; 1,000 uncached
@@ -176,15 +183,36 @@ impl Law {
             *product = *product * MEMORY + weight * x * secs;
         }
         self.samples += 1;
+        let slowness = prior.map_or(1.0, |prior| self.slowness(&prior.coefficients));
         let generic = self.generic;
-        self.solve(prior.map_or(&generic, |prior| &prior.coefficients));
+        self.solve(prior.map_or(&generic, |prior| &prior.coefficients), slowness);
     }
 
-    /// Coordinate descent to the non-negative minimum.
-    fn solve(&mut self, prior: &[f64; TERMS]) {
+    /// How many times as long as by `prior` its samples have taken, by least squares.
+    fn slowness(&self, prior: &[f64; TERMS]) -> f64 {
+        let (mut taken, mut expected) = (0.0, 0.0);
+        for (term, row) in self.squares[..PLACE].iter().enumerate() {
+            let by_prior: f64 =
+                row[..PLACE].iter().zip(prior).map(|(square, by)| square * by).sum();
+            let for_place = row[PLACE] * self.coefficients[PLACE];
+            taken += prior[term] * (self.products[term] - for_place);
+            expected += prior[term] * by_prior;
+        }
+        let ridge = |slowness: f64| SLOWNESS_PRIOR_SAMPLES / (slowness * slowness);
+        let with = |ridge: f64| {
+            ((taken + ridge) / (expected + ridge)).clamp(1.0 / SLOWNESS_MAX, SLOWNESS_MAX)
+        };
+        // A sample counts for the less the longer it takes, and so must what the prior counts for: once more with what that gives.
+        with(ridge(with(ridge(1.0))))
+    }
+
+    /// Coordinate descent to the non-negative minimum, from a prior that is so many times too fast.
+    fn solve(&mut self, prior: &[f64; TERMS], slowness: f64) {
         for _ in 0..4 {
             for (term, (&prior, &generic)) in prior.iter().zip(&self.generic).enumerate() {
-                let width = prior + 0.1 * generic;
+                let slowness = if term == PLACE { 1.0 } else { slowness };
+                let width = slowness.max(1.0) * prior + 0.1 * generic;
+                let prior = slowness * prior;
                 if width <= 0.0 {
                     continue; // not a term of this law
                 }
@@ -242,6 +270,25 @@ mod tests {
         assert!(worst_error(&law, &truth) < 0.15, "{}", worst_error(&law, &truth));
         let law = learned(|_, work| truth.secs(work));
         assert!(worst_error(&law, &truth) < 0.1, "{}", worst_error(&law, &truth));
+    }
+
+    #[test]
+    fn who_is_slow_at_one_thing_is_expected_to_be_slow_at_others() {
+        let fleet = learned(|_, work| a100().secs(work));
+        // All of it cached, so that prefills show nothing: six times as slow in all the rest.
+        let hits = |number: u32| {
+            let decode = f64::from(number % 5);
+            let mut work = Work::of_prefill(4000, 16, 2000.0 * decode);
+            work.add(&Work::constant(4000, decode, 2000.0 * decode, 0.0));
+            work
+        };
+        let prefill = Work::of_prefill(4000, 4000, 0.0);
+        let mut slow = Law::of_ttft();
+        (0..4).map(hits).for_each(|work| slow.learn(&work, 6.0 * fleet.secs(&work), Some(&fleet)));
+        let slowness = slow.secs(&prefill) / fleet.secs(&prefill);
+        assert!((5.0..7.0).contains(&slowness), "{slowness}");
+        // A wait for a place comes in seconds already.
+        assert!((slow.coefficients[PLACE] - fleet.coefficients[PLACE]).abs() < 1e-9);
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn delay_by_answer(answer: &Answer) -> f64 {
 }
 
 impl Lodestar {
-    /// The prospect of a request on the instance at `index`, by law, if `arrivals_per_s` come to each instance.
+    /// The prospect of a request on the instance at `index`, by law, if `arrivals_per_s` come to it.
     pub(super) fn expect(
         &self,
         now: Time,
@@ -67,28 +67,9 @@ impl Lodestar {
         arrivals_per_s: f64,
     ) -> Prospect {
         let instance = eligible.get(index);
-        let load = instance.load;
-        // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
-        let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
         let server = self.servers.get(instance.id).expect("made for every eligible instance");
-        let hit_tokens = eligible.prefix_hit_tokens(index);
-        let uncached_tokens = server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
-        let decode_requests = f64::from(load.decode_requests);
-        let decode_tokens = load.context_tokens as f64 * decode_share;
-        let decode = Work::of_decode(decode_requests, decode_tokens, server.utilisation());
-        let tpot = server.tpot(&self.fleet_tpot);
-        let stay_s = self.mean_answer_tokens * tpot.secs(&decode);
-        let newcomer = Newcomer {
-            uncached_tokens: f64::from(uncached_tokens),
-            queued_tokens: load.uncached_prefill_tokens as f64,
-            capacity_tokens: instance.spec.kv_capacity_tokens as f64,
-            stay_s,
-        };
-        let place_wait_s = self.part(Part::Places, server.places.wait_s(&newcomer));
-        let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
-        let constant =
-            Work::constant(request.prompt_tokens, decode_requests, decode_tokens, place_wait_s);
         let law = server.law(&self.fleet);
+        let (serial, constant, decode) = self.works(request, eligible, index);
         let doubt = self.part(Part::Doubt, server.doubt(now));
         let wait_s = if self.has(Part::LateHeads) {
             server.wait_secs(now)
@@ -97,40 +78,82 @@ impl Lodestar {
         };
         let service_s = (1.0 - doubt) * law.secs(&serial);
         let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
-        let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
         let idle = 1.0 - server.utilisation().min(UTILISATION_MAX);
         let delay_of_others = arrivals_per_s * service_s * (wait_s + service_s / 2.0) / idle;
-        // Its answer is there for long: for so long, those who come are those who came.
-        let arrivals_per_s = server.arrivals_per_s().max(arrivals_per_s);
-        let answer_tokens = self.mean_answer_tokens;
-        let beside = f64::from(request.prompt_tokens) + answer_tokens / 2.0;
-        let later_s = law.secs(&Work::constant(0, 1.0, beside, 0.0).without_constant());
-        let step_s = tpot.secs(&Work::of_decode(1.0, beside, 0.0).without_constant());
-        let delay_by_answer = delay_by_answer(&Answer {
-            arrivals_per_s,
-            later_s,
-            stay_s,
-            longer_s: answer_tokens * step_s,
-            decode_requests,
-        });
-        let answer = Work::of_prefill(0, answer_tokens as u32, 0.0);
-        let work = (serial, constant);
+        let delay_by_answer =
+            delay_by_answer(&self.answer(request, eligible, index, &decode, arrivals_per_s));
+        let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
+        let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
+        let cache_price = self.reuse.price(residence) * (service_s + law.secs(&answer));
         Prospect {
-            work,
+            work: (serial, constant),
             decode,
             wait_s,
             service_s,
             imposed_s: self.part(Part::DelayOfOthers, delay_of_others)
                 + self.part(Part::DelayByAnswers, delay_by_answer),
-            price_s: self.part(
-                Part::CachePrice,
-                self.reuse.price(residence) * (service_s + law.secs(&answer)),
-            ),
+            price_s: self.part(Part::CachePrice, cache_price),
             expected_s,
             is_corrected: false,
             features: Features::default(),
             ttft_s: expected_s,
             range_s: [expected_s; 2],
+        }
+    }
+
+    /// What the instance at `index` has to do for a request: what queues, what does not, and what each token of the answer waits for.
+    fn works(
+        &self,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        index: usize,
+    ) -> (Work, Work, Work) {
+        let instance = eligible.get(index);
+        let load = instance.load;
+        let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let hit_tokens = eligible.prefix_hit_tokens(index);
+        let uncached_tokens = server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
+        // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
+        let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
+        let decode_requests = f64::from(load.decode_requests);
+        let decode_tokens = load.context_tokens as f64 * decode_share;
+        let decode = Work::of_decode(decode_requests, decode_tokens, server.utilisation());
+        let newcomer = Newcomer {
+            uncached_tokens: f64::from(uncached_tokens),
+            queued_tokens: load.uncached_prefill_tokens as f64,
+            capacity_tokens: instance.spec.kv_capacity_tokens as f64,
+            stay_s: self.mean_answer_tokens * server.tpot(&self.fleet_tpot).secs(&decode),
+        };
+        let place_wait_s = self.part(Part::Places, server.places.wait_s(&newcomer));
+        let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
+        let constant =
+            Work::constant(request.prompt_tokens, decode_requests, decode_tokens, place_wait_s);
+        (serial, constant, decode)
+    }
+
+    /// Its answer, on the instance at `index`.
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        index: usize,
+        decode: &Work,
+        arrivals_per_s: f64,
+    ) -> Answer {
+        let instance = eligible.get(index);
+        let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let (law, tpot) = (server.law(&self.fleet), server.tpot(&self.fleet_tpot));
+        let answer_tokens = self.mean_answer_tokens;
+        let beside_tokens = f64::from(request.prompt_tokens) + answer_tokens / 2.0;
+        let later = Work::constant(0, 1.0, beside_tokens, 0.0).without_constant();
+        let longer = Work::of_decode(1.0, beside_tokens, 0.0).without_constant();
+        Answer {
+            // It is there for long: for so long, those who come are those who came.
+            arrivals_per_s: server.arrivals_per_s().max(arrivals_per_s),
+            later_s: law.secs(&later),
+            stay_s: answer_tokens * tpot.secs(decode),
+            longer_s: answer_tokens * tpot.secs(&longer),
+            decode_requests: f64::from(instance.load.decode_requests),
         }
     }
 

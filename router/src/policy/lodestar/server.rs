@@ -47,9 +47,11 @@ pub(super) struct Place {
 #[derive(Clone, Debug)]
 struct Queued {
     request: RequestId,
+    /// What queues, and what does not.
     work: Work,
-    /// With everything ahead of it when it came, and what does not queue.
-    total: Work,
+    constant: Work,
+    /// What the instance had done when it came.
+    done: Work,
     /// How it was described when it came, and what it was expected to take, s.
     place: Place,
     /// For how long the head of the queue had been served by then, s.
@@ -63,7 +65,9 @@ pub(super) struct Server {
     queue: VecDeque<Queued>,
     /// Of the whole queue.
     ahead: Work,
-    /// When the instance turned to the head of the queue.
+    /// Prefills that have left the queue with a first token, since the queue was last empty.
+    done: Work,
+    /// When the instance had its last first token, or its first request after none: since then it is at the head of the queue.
     head_started: Time,
     law: Law,
     /// Of times per output token.
@@ -108,6 +112,7 @@ impl Default for Server {
         Self {
             queue: VecDeque::new(),
             ahead: Work::default(),
+            done: Work::default(),
             head_started: Time::ZERO,
             law: Law::of_ttft(),
             tpot: Law::of_tpot(),
@@ -257,15 +262,35 @@ impl Server {
         let elapsed_s = self.elapsed(now);
         if self.queue.is_empty() {
             self.head_started = now;
+            self.done = Work::default();
         }
         self.ahead.add(&work);
-        let mut total = self.ahead;
-        total.add(&constant);
-        self.queue.push_back(Queued { request, work, total, place, elapsed_s, routed_at: now });
+        let (done, routed_at) = (self.done, now);
+        let queued = Queued { request, work, constant, done, place, elapsed_s, routed_at };
+        self.queue.push_back(queued);
     }
 
-    /// A request has its first token, or ended without one.
+    /// A request has its first token.
+    ///
+    /// What it waited for is what was done since it came, whatever the order: requests that are sent in the same moment overtake
+    /// each other.
     pub(super) fn pop(&mut self, now: Time, request: RequestId) -> Option<Sample> {
+        let queued = self.remove(now, request)?;
+        self.head_started = now;
+        self.done.add(&queued.work);
+        let mut work = self.done;
+        work.subtract(&queued.done);
+        work.add(&queued.constant);
+        let ttft_s = now.saturating_since(queued.routed_at).as_secs_f64();
+        Some(Sample { work, secs: ttft_s + queued.elapsed_s, ttft_s, place: queued.place })
+    }
+
+    /// A request has ended without a first token.
+    pub(super) fn abandon(&mut self, now: Time, request: RequestId) {
+        let _ = self.remove(now, request);
+    }
+
+    fn remove(&mut self, now: Time, request: RequestId) -> Option<Queued> {
         let position = self.queue.iter().position(|queued| queued.request == request)?;
         let queued = self.queue.remove(position)?;
         if self.queue.is_empty() {
@@ -276,9 +301,7 @@ impl Server {
         if position == 0 {
             self.head_started = now;
         }
-        let ttft_s = now.saturating_since(queued.routed_at).as_secs_f64();
-        let Queued { total, place, elapsed_s, .. } = queued;
-        Some(Sample { work: total, secs: ttft_s + elapsed_s, ttft_s, place })
+        Some(queued)
     }
 
     /// Seconds of prefills that came in a second, the last half minute above all; as of [`settle`](Self::settle).
@@ -350,6 +373,27 @@ mod tests {
         assert_eq!(third.work, both);
         assert_eq!(server.pop(at(700), RequestId(2)).map(|sample| sample.secs), None);
         assert!(server.wait_secs(at(700)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn who_is_overtaken_has_waited_for_those_who_overtook() {
+        let mut server = with_queue(&[4000, 1000]);
+        let short = server.pop(at(100), RequestId(1)).unwrap();
+        assert_eq!(short.work, Work::of_prefill(0, 1000, 0.0), "nothing was done before it");
+        // Since then the long one is served.
+        assert!((server.wait_secs(at(300)) - 0.282).abs() < 1e-9, "{}", server.wait_secs(at(300)));
+        let long = server.pop(at(600), RequestId(0)).unwrap();
+        let mut both = Work::of_prefill(0, 4000, 0.0);
+        both.add(&Work::of_prefill(0, 1000, 0.0));
+        assert_eq!((long.work, long.secs), (both, 0.6));
+    }
+
+    #[test]
+    fn who_ends_without_a_first_token_has_held_up_nobody() {
+        let mut server = with_queue(&[1000, 2000]);
+        server.abandon(at(0), RequestId(0));
+        let second = server.pop(at(250), RequestId(1)).unwrap();
+        assert_eq!(second.work, Work::of_prefill(0, 2000, 0.0));
     }
 
     #[test]
