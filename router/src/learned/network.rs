@@ -67,26 +67,28 @@ const LANES: usize = 32;
 impl Layer {
     /// `bias + input · weights`, the sums in the order of the inputs.
     fn forward(&self, row: &[f32], out: &mut Vec<f32>) {
-        let outputs = self.bias.len();
         out.clear();
         out.extend_from_slice(&self.bias);
         let (blocks, rest) = out.as_chunks_mut::<LANES>();
         let rest_at = LANES * blocks.len();
         for (number, sums) in blocks.iter_mut().enumerate() {
-            let mut local = *sums;
-            for (&input, weights) in row.iter().zip(self.weights.chunks_exact(outputs)) {
-                let (weights, _) = weights[LANES * number..].as_chunks::<LANES>();
-                for (sum, weight) in local.iter_mut().zip(&weights[0]) {
-                    *sum += input * weight;
-                }
-            }
-            *sums = local;
+            self.add_products(row, LANES * number, sums);
         }
-        for (&input, weights) in row.iter().zip(self.weights.chunks_exact(outputs)) {
-            for (sum, weight) in rest.iter_mut().zip(&weights[rest_at..]) {
+        for (number, sum) in rest.iter_mut().enumerate() {
+            self.add_products(row, rest_at + number, std::array::from_mut(sum));
+        }
+    }
+
+    /// Adds what `row` makes of `N` outputs from the one at `first` on.
+    fn add_products<const N: usize>(&self, row: &[f32], first: usize, sums: &mut [f32; N]) {
+        let mut local = *sums; // in registers
+        for (&input, weights) in row.iter().zip(self.weights.chunks_exact(self.bias.len())) {
+            let weights = weights[first..].first_chunk::<N>().expect("a column for each output");
+            for (sum, weight) in local.iter_mut().zip(weights) {
                 *sum += input * weight;
             }
         }
+        *sums = local;
     }
 }
 

@@ -1,25 +1,22 @@
 //! What to expect of a request on each instance, and what that costs.
 //!
 //! The law is asked about all instances. The network is asked about the few that the law puts first: it takes
-//! three times as long as everything else, corrects by a factor that is near one, and in a large fleet hardly any instance has
-//! a chance.
+//! five times as long as the law, corrects by a factor that is near one, and hardly any other instance has a chance.
 
-use super::law::Work;
+use super::law::{Law, Work};
 use super::objective::Expected;
 use super::places::Newcomer;
 use super::residual::Features;
+use super::server::{Fade, Server};
 use super::{Eligible, Lodestar, Part, Request, Time, UTILISATION_MAX};
+use crate::fleet::Instance;
 
 /// Instances that the network is asked about.
-const NEAREST: usize = 16;
+const NEAREST: usize = 4;
 
 /// What to expect of a request on an instance.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Prospect {
-    /// What queues, and what does not.
-    pub(super) work: (Work, Work),
-    /// What each token of the answer waits for.
-    pub(super) decode: Work,
     pub(super) wait_s: f64,
     pub(super) service_s: f64,
     /// What those behind it wait longer, and what leaves the cache for it.
@@ -27,11 +24,36 @@ pub(super) struct Prospect {
     pub(super) price_s: f64,
     /// By the law alone.
     pub(super) expected_s: f64,
+    /// Per token of its answer, and what that adds to each of those that decode there already.
+    tpot_s: f64,
+    added_tpot_s: f64,
+    decode_requests: f64,
     /// Whether the network was asked; without, what follows is by the law too.
     pub(super) is_corrected: bool,
     pub(super) features: Features,
     pub(super) ttft_s: f64,
     pub(super) range_s: [f64; 2],
+}
+
+/// What an instance has to do for a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Works {
+    /// What queues, and what does not.
+    pub(super) serial: Work,
+    pub(super) constant: Work,
+    /// What each token of the answer waits for.
+    pub(super) decode: Work,
+}
+
+/// Where a request could go, and what is known of that.
+#[derive(Clone, Copy)]
+struct Spot<'a> {
+    instance: &'a Instance,
+    server: &'a Server,
+    law: &'a Law,
+    tpot: &'a Law,
+    /// Tokens of its prompt that must be computed there.
+    uncached_tokens: u32,
 }
 
 /// An answer beside others.
@@ -57,19 +79,62 @@ fn delay_by_answer(answer: &Answer) -> f64 {
 }
 
 impl Lodestar {
-    /// The prospect of a request on the instance at `index`, by law, if `arrivals_per_s` come to it.
-    pub(super) fn expect(
-        &self,
+    /// The prospects of a request, by law, on all that are eligible.
+    pub(super) fn expect_all(
+        &mut self,
         now: Time,
         request: &Request<'_>,
         eligible: &Eligible<'_>,
+        prospects: &mut Vec<Prospect>,
+    ) {
+        // An instance has its part of all arrivals, by how many prompts like this one it computes in a second; and no less than an
+        // even part: where it is slow, the few that come wait for long behind a long prompt, and they are the tail.
+        let prefill = Work::of_prefill(request.prompt_tokens, request.prompt_tokens, 0.0);
+        let mut fade = Fade::default();
+        self.prompts_per_s.clear();
+        self.prompts_per_s.extend(eligible.iter().map(|instance| {
+            let server = self.servers.entry(instance.id);
+            server.capacity_tokens = instance.spec.kv_capacity_tokens;
+            server.settle(now, &mut fade);
+            1.0 / server.law(&self.fleet).secs(&prefill).max(1e-3)
+        }));
+        let arrivals_per_prompt = self.rate / self.prompts_per_s.iter().sum::<f64>();
+        let even = self.rate / self.prompts_per_s.len() as f64;
+        prospects.clear();
+        prospects.extend(self.prompts_per_s.iter().enumerate().map(|(index, prompts_per_s)| {
+            let spot = self.spot(request, eligible, index);
+            self.expect(now, request, &spot, even.max(arrivals_per_prompt * prompts_per_s))
+        }));
+    }
+
+    fn spot<'a>(
+        &'a self,
+        request: &Request<'_>,
+        eligible: &Eligible<'a>,
         index: usize,
-        arrivals_per_s: f64,
-    ) -> Prospect {
+    ) -> Spot<'a> {
         let instance = eligible.get(index);
         let server = self.servers.get(instance.id).expect("made for every eligible instance");
-        let law = server.law(&self.fleet);
-        let (serial, constant, decode) = self.works(request, eligible, index);
+        let hit_tokens = eligible.prefix_hit_tokens(index);
+        Spot {
+            instance,
+            server,
+            law: server.law(&self.fleet),
+            tpot: server.tpot(&self.fleet_tpot),
+            uncached_tokens: server.trust.uncached_tokens(request.prompt_tokens, hit_tokens),
+        }
+    }
+
+    /// The prospect of a request, by law, where `arrivals_per_s` come.
+    fn expect(
+        &self,
+        now: Time,
+        request: &Request<'_>,
+        spot: &Spot<'_>,
+        arrivals_per_s: f64,
+    ) -> Prospect {
+        let Spot { instance, server, law, tpot, .. } = *spot;
+        let (Works { serial, constant, .. }, tpot_s) = self.works(request, spot);
         let doubt = self.part(Part::Doubt, server.doubt(now));
         let wait_s = if self.has(Part::LateHeads) {
             server.wait_secs(now)
@@ -80,20 +145,22 @@ impl Lodestar {
         let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
         let idle = 1.0 - server.utilisation().min(UTILISATION_MAX);
         let delay_of_others = arrivals_per_s * service_s * (wait_s + service_s / 2.0) / idle;
-        let delay_by_answer =
-            delay_by_answer(&self.answer(request, eligible, index, &decode, arrivals_per_s));
+        let delay_by_answer = delay_by_answer(&self.answer(request, spot, tpot_s, arrivals_per_s));
         let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
         let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
         let cache_price = self.reuse.price(residence) * (service_s + law.secs(&answer));
+        let added = Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();
+        let added_tpot_s = tpot.secs(&added);
         Prospect {
-            work: (serial, constant),
-            decode,
             wait_s,
             service_s,
             imposed_s: self.part(Part::DelayOfOthers, delay_of_others)
                 + self.part(Part::DelayByAnswers, delay_by_answer),
             price_s: self.part(Part::CachePrice, cache_price),
             expected_s,
+            tpot_s: tpot_s + added_tpot_s,
+            added_tpot_s,
+            decode_requests: f64::from(instance.load.decode_requests),
             is_corrected: false,
             features: Features::default(),
             ttft_s: expected_s,
@@ -101,48 +168,38 @@ impl Lodestar {
         }
     }
 
-    /// What the instance at `index` has to do for a request: what queues, what does not, and what each token of the answer waits for.
-    fn works(
-        &self,
-        request: &Request<'_>,
-        eligible: &Eligible<'_>,
-        index: usize,
-    ) -> (Work, Work, Work) {
-        let instance = eligible.get(index);
+    /// What there is to do for a request, and how long each token of its answer takes, s.
+    fn works(&self, request: &Request<'_>, spot: &Spot<'_>) -> (Works, f64) {
+        let Spot { instance, server, tpot, uncached_tokens, .. } = *spot;
         let load = instance.load;
-        let server = self.servers.get(instance.id).expect("made for every eligible instance");
-        let hit_tokens = eligible.prefix_hit_tokens(index);
-        let uncached_tokens = server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
         // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
         let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
         let decode_requests = f64::from(load.decode_requests);
         let decode_tokens = load.context_tokens as f64 * decode_share;
         let decode = Work::of_decode(decode_requests, decode_tokens, server.utilisation());
+        let tpot_s = tpot.secs(&decode);
         let newcomer = Newcomer {
             uncached_tokens: f64::from(uncached_tokens),
             queued_tokens: load.uncached_prefill_tokens as f64,
             capacity_tokens: instance.spec.kv_capacity_tokens as f64,
-            stay_s: self.mean_answer_tokens * server.tpot(&self.fleet_tpot).secs(&decode),
+            stay_s: self.mean_answer_tokens * tpot_s,
         };
         let place_wait_s = self.part(Part::Places, server.places.wait_s(&newcomer));
         let serial = Work::of_prefill(request.prompt_tokens, uncached_tokens, decode_tokens);
         let constant =
             Work::constant(request.prompt_tokens, decode_requests, decode_tokens, place_wait_s);
-        (serial, constant, decode)
+        (Works { serial, constant, decode }, tpot_s)
     }
 
-    /// Its answer, on the instance at `index`.
+    /// Its answer, each token of which takes `tpot_s`.
     fn answer(
         &self,
         request: &Request<'_>,
-        eligible: &Eligible<'_>,
-        index: usize,
-        decode: &Work,
+        spot: &Spot<'_>,
+        tpot_s: f64,
         arrivals_per_s: f64,
     ) -> Answer {
-        let instance = eligible.get(index);
-        let server = self.servers.get(instance.id).expect("made for every eligible instance");
-        let (law, tpot) = (server.law(&self.fleet), server.tpot(&self.fleet_tpot));
+        let Spot { instance, server, law, tpot, .. } = *spot;
         let answer_tokens = self.mean_answer_tokens;
         let beside_tokens = f64::from(request.prompt_tokens) + answer_tokens / 2.0;
         let later = Work::constant(0, 1.0, beside_tokens, 0.0).without_constant();
@@ -151,7 +208,7 @@ impl Lodestar {
             // It is there for long: for so long, those who come are those who came.
             arrivals_per_s: server.arrivals_per_s().max(arrivals_per_s),
             later_s: law.secs(&later),
-            stay_s: answer_tokens * tpot.secs(decode),
+            stay_s: answer_tokens * tpot_s,
             longer_s: answer_tokens * tpot.secs(&longer),
             decode_requests: f64::from(instance.load.decode_requests),
         }
@@ -162,15 +219,11 @@ impl Lodestar {
         &self,
         now: Time,
         request: &Request<'_>,
-        eligible: &Eligible<'_>,
-        index: usize,
+        spot: &Spot<'_>,
         prospect: &Prospect,
     ) -> Features {
-        let instance = eligible.get(index);
+        let Spot { instance, server, uncached_tokens, .. } = *spot;
         let load = instance.load;
-        let server = self.servers.get(instance.id).expect("made for every eligible instance");
-        let hit_tokens = eligible.prefix_hit_tokens(index);
-        let uncached_tokens = server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
         let scraped = instance.scraped;
         let age_s = scraped.map_or(0.0, |scraped| now.saturating_since(scraped.at).as_secs_f64());
         let metrics = scraped.map(|scraped| scraped.metrics).unwrap_or_default();
@@ -195,16 +248,17 @@ impl Lodestar {
         .map(|feature| feature as f32)
     }
 
-    /// The last request's prospect at `index`, corrected.
+    /// The last request's prospect at `index`, corrected, and what there is to do.
     pub(super) fn closer_prospect(
         &mut self,
         now: Time,
         request: &Request<'_>,
         eligible: &Eligible<'_>,
         index: usize,
-    ) -> Prospect {
+    ) -> (Prospect, Works) {
         let prospect = self.prospects[index];
-        self.look_closer(now, request, eligible, index, prospect)
+        let prospect = self.look_closer(now, request, eligible, index, prospect);
+        (prospect, self.works(request, &self.spot(request, eligible, index)).0)
     }
 
     fn look_closer(
@@ -218,7 +272,8 @@ impl Lodestar {
         if prospect.is_corrected {
             return prospect;
         }
-        let features = self.describe(now, request, eligible, index, &prospect);
+        let spot = self.spot(request, eligible, index);
+        let features = self.describe(now, request, &spot, &prospect);
         let correction = self.residual.correct(&features, self.has(Part::Network));
         let expected_s = prospect.expected_s;
         Prospect {
@@ -244,8 +299,7 @@ impl Lodestar {
         nearest.extend(0..prospects.len());
         scores.clear();
         if prospects.len() > NEAREST {
-            let cost = |(index, prospect)| self.cost(request, eligible, index, prospect);
-            scores.extend(prospects.iter().enumerate().map(cost));
+            scores.extend(prospects.iter().map(|prospect| self.cost(prospect)));
             nearest.select_nth_unstable_by(NEAREST, |&a, &b| {
                 scores[a].total_cmp(&scores[b]).then(a.cmp(&b))
             });
@@ -256,7 +310,7 @@ impl Lodestar {
         let mut highest = f64::NEG_INFINITY;
         for &index in &nearest {
             prospects[index] = self.look_closer(now, request, eligible, index, prospects[index]);
-            scores[index] = self.cost(request, eligible, index, &prospects[index]);
+            scores[index] = self.cost(&prospects[index]);
             highest = highest.max(scores[index]);
         }
         // Who was behind stays behind: a correction of the nearest must not put those first about whom nobody was asked.
@@ -268,27 +322,17 @@ impl Lodestar {
         self.nearest = nearest;
     }
 
-    fn cost(
-        &self,
-        request: &Request<'_>,
-        eligible: &Eligible<'_>,
-        index: usize,
-        prospect: &Prospect,
-    ) -> f64 {
-        let Prospect { service_s, ttft_s, range_s, decode, imposed_s, price_s, .. } = *prospect;
-        let instance = eligible.get(index);
-        let server = self.servers.get(instance.id).expect("made for every eligible instance");
-        let tpot = server.tpot(&self.fleet_tpot);
-        let added = Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();
-        let added_s = tpot.secs(&added);
+    fn cost(&self, prospect: &Prospect) -> f64 {
+        let Prospect { service_s, ttft_s, range_s, imposed_s, price_s, .. } = *prospect;
+        let Prospect { tpot_s, added_tpot_s, decode_requests, .. } = *prospect;
         let expected = Expected {
             ttft_s,
             range_s,
             service_s,
             others_ttft_s: imposed_s + price_s,
-            tpot_s: tpot.secs(&decode) + added_s,
-            others_tpot_s: added_s * f64::from(instance.load.decode_requests),
-            others_stall_s: service_s * f64::from(instance.load.decode_requests),
+            tpot_s,
+            others_tpot_s: added_tpot_s * decode_requests,
+            others_stall_s: service_s * decode_requests,
             answer_tokens: self.mean_answer_tokens,
         };
         self.objective.cost(&expected, self.tail_s)

@@ -189,6 +189,11 @@ impl Residual {
     /// The correction of an expected TTFT, or only its range.
     pub(super) fn correct(&mut self, features: &Features, centres: bool) -> Correction {
         let answer = self.answer(features);
+        self.widen(answer, centres)
+    }
+
+    /// What is made of an answer of the network.
+    fn widen(&self, answer: Correction, centres: bool) -> Correction {
         let centre = if centres && self.is_trusted() { answer.factor } else { 1.0 };
         let width = libm::exp(self.ln_width);
         let bound = |bound: f64| {
@@ -200,8 +205,8 @@ impl Residual {
     /// A request described so took `factor` times what its law expected.
     pub(super) fn learn(&mut self, features: &Features, factor: f64) {
         let factor = factor.clamp(1.0 / FACTOR_MAX, FACTOR_MAX);
-        let said = self.correct(features, true);
         let answer = self.answer(features);
+        let said = self.widen(answer, true);
         let blend = |error: &mut f64, expected: f64| {
             *error +=
                 ERROR_WEIGHT * ((factor / expected - 1.0) * (factor / expected - 1.0) - *error);

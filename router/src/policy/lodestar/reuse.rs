@@ -40,6 +40,8 @@ pub(super) struct Reuse {
     /// Uses of blocks that are followed: all, and by age since the use before.
     uses: f64,
     reuses: [f64; AGES],
+    /// Sums of `reuses` up to each age, which every instance asks for.
+    younger: [f64; AGES],
     counted_at: Time,
 }
 
@@ -79,7 +81,16 @@ impl Reuse {
         let part = (RECALLED_USES / counts.uses.max(1.0)).min(1.0);
         self.uses = counts.uses * part;
         self.reuses = counts.reuses.map(|count| count * part);
+        self.sum_up();
         self.counted_at = now;
+    }
+
+    fn sum_up(&mut self) {
+        let mut sum = 0.0;
+        for (younger, count) in self.younger.iter_mut().zip(self.reuses) {
+            *younger = sum;
+            sum += count;
+        }
     }
 
     /// A prompt is used.
@@ -100,14 +111,14 @@ impl Reuse {
             let oldest = self.order.pop_front().expect("more than none");
             self.last_use.remove(&oldest);
         }
+        self.sum_up();
     }
 
     /// Tokens that must be computed again for each that a cache takes in whose blocks leave at that age, 0 to 1.
     pub(super) fn price(&self, residence: Option<Duration>) -> f64 {
         let Some(residence) = residence else { return 0.0 };
         let age = age_index(residence);
-        let younger: f64 = self.reuses[..age].iter().sum();
-        let left = (self.uses - younger).max(1.0);
+        let left = (self.uses - self.younger[age]).max(1.0);
         // An interval is a factor of two of ages wide.
         (self.reuses[age] / std::f64::consts::LN_2 / left).min(1.0)
     }

@@ -9,7 +9,7 @@ use super::residual::Features;
 use super::reuse::Turnover;
 use super::trust::Trust;
 use crate::request::RequestId;
-use crate::time::Time;
+use crate::time::{Duration, Time};
 
 /// Time constant of averages, s.
 const AVERAGE_S: f64 = 30.0;
@@ -107,6 +107,28 @@ pub(super) struct Sample {
     pub(super) place: Place,
 }
 
+/// What is kept of an average, and after what time: all instances settle in the same moment, and exponentials are not cheap.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fade {
+    age: Duration,
+    kept: f64,
+}
+
+impl Default for Fade {
+    fn default() -> Self {
+        Self { age: Duration::ZERO, kept: 1.0 }
+    }
+}
+
+impl Fade {
+    fn kept(&mut self, age: Duration) -> f64 {
+        if age != self.age {
+            *self = Self { age, kept: libm::exp(-age.as_secs_f64() / AVERAGE_S) };
+        }
+        self.kept
+    }
+}
+
 impl Default for Server {
     fn default() -> Self {
         Self {
@@ -176,16 +198,22 @@ impl Server {
     /// Seconds until a request that came now would be at the head, if none is later than expected.
     pub(super) fn wait_secs_on_time(&self, now: Time) -> f64 {
         let Some(head) = self.queue.front() else { return 0.0 };
-        (self.law.secs(&self.ahead) - self.elapsed(now).min(self.law.secs(&head.work))).max(0.0)
+        self.left(self.elapsed(now), self.law.secs(&head.work))
     }
 
     /// Seconds until a request that came now would be at the head.
     pub(super) fn wait_secs(&self, now: Time) -> f64 {
         let Some(head) = self.queue.front() else { return 0.0 };
-        let (elapsed, left) = (self.elapsed(now), self.wait_secs_on_time(now));
+        let (elapsed, head_s) = (self.elapsed(now), self.law.secs(&head.work));
+        let left = self.left(elapsed, head_s);
         // If it is slow now, it is so for all of them; and what is late is expected to be as late again.
-        let slowdown = elapsed / (OVERDUE * (self.law.secs(&head.work) + LATENESS_S));
+        let slowdown = elapsed / (OVERDUE * (head_s + LATENESS_S));
         if slowdown > 1.0 { slowdown * (left + elapsed / OVERDUE) } else { left }
+    }
+
+    /// What is left of the queue, whose head takes so long and has been served for so long, s.
+    fn left(&self, elapsed: f64, head_s: f64) -> f64 {
+        (self.law.secs(&self.ahead) - elapsed.min(head_s)).max(0.0)
     }
 
     /// What is known of its speed; of one that has shown nothing yet, what is known of the fleet.
@@ -253,10 +281,11 @@ impl Server {
         &mut self,
         now: Time,
         request: RequestId,
-        (work, constant): (Work, Work),
+        work: Work,
+        constant: Work,
         place: Place,
     ) {
-        self.settle(now);
+        self.settle(now, &mut Fade::default());
         self.utilisation += self.law.secs(&work) / AVERAGE_S;
         self.arrivals_per_s += 1.0 / AVERAGE_S;
         let elapsed_s = self.elapsed(now);
@@ -315,10 +344,9 @@ impl Server {
     }
 
     /// Brings both up to date.
-    pub(super) fn settle(&mut self, now: Time) {
-        let secs = now.saturating_since(self.settled_at).as_secs_f64();
+    pub(super) fn settle(&mut self, now: Time, fade: &mut Fade) {
+        let kept = fade.kept(now.saturating_since(self.settled_at));
         self.settled_at = now;
-        let kept = libm::exp(-secs / AVERAGE_S);
         self.utilisation *= kept;
         self.arrivals_per_s *= kept;
     }
@@ -338,7 +366,7 @@ mod tests {
         for (id, &tokens) in (0..).zip(tokens) {
             // The second half of a prompt without pairs.
             let work = Work::of_prefill(0, tokens, 0.0);
-            server.push(at(0), RequestId(id), (work, Work::default()), Place::default());
+            server.push(at(0), RequestId(id), work, Work::default(), Place::default());
         }
         server
     }
@@ -364,7 +392,7 @@ mod tests {
         assert!((server.wait_secs(at(100)) - 0.242).abs() < 1e-9, "the second one starts");
         // The third comes 50 ms into the second.
         let work = Work::of_prefill(0, 3000, 0.0);
-        server.push(at(150), RequestId(2), (work, Work::default()), Place::default());
+        server.push(at(150), RequestId(2), work, Work::default(), Place::default());
         server.pop(at(300), RequestId(1)).unwrap();
         let third = server.pop(at(600), RequestId(2)).unwrap();
         assert!((third.secs - 0.5).abs() < 1e-9, "from when the second began: {third:?}");
@@ -403,10 +431,10 @@ mod tests {
         let work = Work::of_prefill(0, 2067, 0.0);
         for second in 0..200 {
             let place = Place::default();
-            server.push(at(1000 * second), RequestId(second), (work, Work::default()), place);
+            server.push(at(1000 * second), RequestId(second), work, Work::default(), place);
             server.pop(at(1000 * second + 100), RequestId(second));
         }
-        server.settle(at(200_000));
+        server.settle(at(200_000), &mut Fade::default());
         assert!((server.utilisation() - 0.25).abs() < 0.01, "{}", server.utilisation());
     }
 }
