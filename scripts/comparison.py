@@ -21,7 +21,9 @@ HEURISTICS = """random least-request least-kv prefix-cache prefix-hit-threshold-
 # Estimates each instance's prefill speed from its first tokens.
 LEARNS_SPEEDS = {"mooncake"}
 PARTS = """network delay-of-others delay-by-answers cache-price doubt exploration guardrail drift late-heads trust places""".split()
-YARDSTICKS = ["clairvoyant-greedy", "hindsight", "physical-bound"]
+# Knows the lengths of answers and forks the engines to try every instance.
+GREEDY = "clairvoyant-greedy"
+YARDSTICKS = [GREEDY, "hindsight", "physical-bound"]
 # Hindsight needs whole runs where a turn waits for the one before it, and events come later than its short traces end.
 LEFT = "azure-code azure-conversation diurnal long-context mooncake paper-a30 paper-hetero".split()
 LEFT_REQUESTS = 1500
@@ -88,21 +90,22 @@ def best(policies, index, leave_out=frozenset()):
 
 def against_heuristics(sweeps, information):
     print(f'\n### `information = "{information}"`\n')
-    print("| scenario | cells | `prefix-cache` | best of each cell | best without speeds | most | worst | lost |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| scenario | cells | `prefix-cache` | `clairvoyant-greedy` | best of each cell | best without speeds | most | worst | lost |")
+    print("|---|---|---|---|---|---|---|---|---|")
 
     def row(name, cells):
-        cache = slower(cells, lambda policies, index: policies["prefix-cache"][index])
+        of = lambda policy: slower(cells, lambda policies, index: policies[policy][index])
+        cache, greedy = of("prefix-cache"), of(GREEDY)
         to_best = slower(cells, best)
         blind = slower(cells, lambda policies, index: best(policies, index, LEARNS_SPEEDS))
         most = " / ".join(f"{max(ratio[index] for ratio in cache):.2f}" for index in (0, 1))
         worst = " / ".join(f"{min(ratio[index] for ratio in to_best):.2f}" for index in (0, 1))
         lost = sum(mean < 0.98 for mean, _ in to_best)
-        print(f"| {name} | {len(cells)} | {pair(cache)} | {pair(to_best)} | {pair(blind)} | {most} | {worst} | {lost} |", flush=True)
+        print(f"| {name} | {len(cells)} | {pair(cache)} | {pair(greedy)} | {pair(to_best)} | {pair(blind)} | {most} | {worst} | {lost} |", flush=True)
 
     every = {}
     for name in sweeps.scenarios():
-        cells = sweeps.run(information, name, [*HEURISTICS, "lodestar"], sweeps.seeds, information)
+        cells = sweeps.run(information, name, [*HEURISTICS, "lodestar", GREEDY], sweeps.seeds, information)
         row(name, list(cells.values()))
         every |= {(name, cell): policies for cell, policies in cells.items()}
     row("**all**", list(every.values()))
@@ -121,7 +124,7 @@ def what_is_left(sweeps):
         to_best, hindsight = slower(cells, best), of("hindsight")
         won, to_win = (geometric([mean for mean, _ in ratios]) for ratios in (to_best, [(b / h, 0) for (b, _), (h, _) in zip(to_best, hindsight)]))
         closed = f"{100 * math.log(won) / math.log(to_win):.0f} %" if to_win > 1.005 else "-"
-        print(f"| {name} | {len(cells)} | {pair(of('clairvoyant-greedy'))} | {pair(to_best)} | {pair(hindsight)} | {to_win:.2f} | {closed} "
+        print(f"| {name} | {len(cells)} | {pair(of(GREEDY))} | {pair(to_best)} | {pair(hindsight)} | {to_win:.2f} | {closed} "
               f"| {pair(of('physical-bound'))} |", flush=True)
 
     every = []

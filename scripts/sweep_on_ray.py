@@ -6,7 +6,8 @@
 
 What follows `--` goes to `lodestar sweep`. The binary and a scenario file travel with the tasks, so nodes need
 neither a shared folder nor Lodestar; traces that a scenario names have to lie at the same place on every node.
-A shard that is lost with its node is run again. Connects to the cluster of RAY_ADDRESS, or starts a local one.
+A shard that is lost with its node is run again. What has ended is kept in OUT/shards: the same command makes what
+is missing. Connects to the cluster of RAY_ADDRESS, or starts a local one.
 """
 
 import argparse
@@ -18,6 +19,9 @@ import tarfile
 import tempfile
 
 import ray
+
+# A file in the folder of a shard of which nothing is missing.
+ENDED = "ended"
 
 
 def sweep_shard(binary: bytes, scenario: str, text: bytes | None, shard: str, options: list[str]):
@@ -55,28 +59,35 @@ def main() -> int:
     text = path.read_bytes() if path.exists() else None
     binary = ray.put(args.binary.read_bytes())
     task = ray.remote(num_cpus=1, max_retries=3)(sweep_shard)
+    folders = {number: args.out / "shards" / f"{number}-of-{args.shards}" for number in range(1, args.shards + 1)}
     shards = {
         task.remote(binary, args.scenario, text, f"{number}/{args.shards}", options): number
-        for number in range(1, args.shards + 1)
+        for number, folder in folders.items()
+        if not (folder / ENDED).exists()
     }
-    folders, worst, waiting = [], 0, list(shards)
+    worst, waiting = 0, list(shards)
     while waiting:
         [ready], waiting = ray.wait(waiting)
-        archive, code, said = ray.get(ready)
         number = shards[ready]
-        folder = args.out / "shards" / str(number)
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(folder, filter="data")
-        if (folder / "runs").exists():
-            folders.append(folder)
+        folders[number].mkdir(parents=True, exist_ok=True)
+        try:
+            archive, code, said = ray.get(ready)
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                tar.extractall(folders[number], filter="data")
+            if code == 0:
+                (folders[number] / ENDED).touch()
+        except ray.exceptions.RayError as error:
+            code, said = 2, str(error)
         # 1: some runs failed, which their files say. 2: the shard could not run.
         worst = max(worst, code)
         done = args.shards - len(waiting)
         problem = f" (shard {number}: {said.strip()})" if code else ""
         print(f"{done} of {args.shards} shards{problem}", file=sys.stderr)
-    if worst > 1 or not folders:
-        return worst or 2
-    return subprocess.run([args.binary, "merge", *folders, "--out", args.out]).returncode
+    if worst > 1:
+        return worst
+    # A shard of more than there are cells and seeds has no runs.
+    with_runs = [folder for folder in folders.values() if (folder / "runs").exists()]
+    return subprocess.run([args.binary, "merge", *with_runs, "--out", args.out]).returncode
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-//! How far a replay, a sweep or a measurement is, on a terminal. A log file has no use for a bar, so elsewhere nothing is shown.
+//! How far a replay, a sweep or a measurement is, on a terminal. A log file has no use for a bar: there a sweep, which may take
+//! hours, has a line for each tenth, and the others nothing.
+
+use std::io::{self, Write as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lodestar_live::BenchProgress;
@@ -29,6 +32,9 @@ impl Drop for Progress {
     }
 }
 
+/// Lines of a whole sweep where there is no terminal.
+const LINES: u64 = 10;
+
 /// A bar on stderr that counts the runs of a sweep, and says who leads.
 pub(crate) struct SweepProgress {
     bar: ProgressBar,
@@ -51,8 +57,15 @@ impl SweepProgress {
         let best = standing.best.as_ref().map_or_else(String::new, |best| {
             format!(", best so far {} (TTFT x{:.2})", best.policy, best.ratio)
         });
-        self.bar.set_message(format!("{failed}{best}"));
         self.bar.inc(1);
+        if self.bar.is_hidden() {
+            let (runs, all) = (self.bar.position(), self.bar.length().unwrap_or(0).max(1));
+            if runs * LINES / all > (runs - 1) * LINES / all {
+                // What a log does not take is no reason to stop.
+                let _ = writeln!(io::stderr(), "{runs} of {all} runs{failed}{best}");
+            }
+        }
+        self.bar.set_message(format!("{failed}{best}"));
     }
 }
 

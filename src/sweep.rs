@@ -30,9 +30,9 @@ pub(crate) struct SweepArgs {
     /// The policy with which the others are compared [default: the scenario's]
     #[arg(long, value_name = "POLICY")]
     baseline: Option<String>,
-    /// Folder for the runs and the tables
+    /// Folder for the runs and the tables [default: out/ and the scenario's name]
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
 }
@@ -60,7 +60,9 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
         shard: args.shard,
         resume: args.resume,
     };
-    let sweep = Sweep::new(read_scenario(&args.scenario)?, &options, &args.out)?;
+    let scenario = read_scenario(&args.scenario)?;
+    let out = args.out.clone().unwrap_or_else(|| Path::new("out").join(&scenario.name));
+    let sweep = Sweep::new(scenario, &options, &out)?;
     if sweep.is_empty() {
         writeln!(
             io::stderr(),
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
     drop(progress);
     outcome?;
     let baseline = args.baseline.as_deref();
-    finish(&args.out, baseline, &write_tables(&args.out, baseline)?)
+    finish(&out, baseline, &write_tables(&out, baseline)?)
 }
 
 pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {
@@ -90,6 +92,13 @@ fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result
         "tables   {folder}/summary.csv, comparison.csv, results.csv, results.parquet"
     )?;
     drop(stdout);
+    if merged.missing > 0 {
+        let missing = merged.missing;
+        writeln!(
+            io::stderr(),
+            "note: {missing} runs are missing that others of the same cell, policy or seed suggest: shards that are not here yet?"
+        )?;
+    }
     for (path, problem) in &merged.failed {
         writeln!(io::stderr(), "failed: {}: {problem}", path.display())?;
     }

@@ -41,7 +41,19 @@ pub enum Yardstick {
     PhysicalBound,
 }
 
-/// Most simulations of the search for [`Yardstick::Hindsight`]: some seconds for a few thousand requests.
+/// Where the search for [`Yardstick::Hindsight`] starts, beside clairvoyant-greedy: policies that are the best of some cell.
+const HINDSIGHT_STARTS: [&str; 9] = [
+    "least-request",
+    "prefix-cache",
+    "prefix-hit-threshold-20",
+    "prefix-hit-threshold-60",
+    "join-shortest-work",
+    "mooncake",
+    "preble",
+    "llm-d-sticky",
+    "lodestar",
+];
+/// Most simulations of that search: some seconds for a few thousand requests.
 const HINDSIGHT_SIMULATIONS: u64 = 5_000;
 
 impl Yardstick {
@@ -55,19 +67,18 @@ impl Yardstick {
         self,
         cluster: &ClusterConfig,
         requests: &[TraceRequest],
+        information: Information,
         seed: u64,
     ) -> Result<RunOutput, Stuck> {
         match self {
             Self::ClairvoyantGreedy => clairvoyant_greedy(cluster, requests, &mut |_| ()),
             Self::PhysicalBound => physical_bound(cluster, requests),
             Self::Hindsight => {
-                // From what is known to be good, each where another one is not.
-                let policies =
-                    ["least-request", "prefix-cache", "join-shortest-work"].map(|name| {
-                        let policy = PolicyConfig::from_name(name).expect("a known policy");
-                        let router = RouterConfig::new(policy);
-                        simulate(cluster, requests, router, seed, &mut |_| ())
-                    });
+                let policies = HINDSIGHT_STARTS.map(|name| {
+                    let policy = PolicyConfig::from_name(name).expect("a known policy");
+                    let router = RouterConfig { information, ..RouterConfig::new(policy) };
+                    simulate(cluster, requests, router, seed, &mut |_| ())
+                });
                 let greedy = clairvoyant_greedy(cluster, requests, &mut |_| ());
                 let starts = policies.into_iter().chain([greedy]);
                 let starts =
@@ -120,7 +131,7 @@ impl Runner {
                 let router = RouterConfig { information, ..RouterConfig::new(policy.clone()) };
                 simulate(cluster, requests, router, seed, &mut |_| ())
             }
-            Self::Yardstick(yardstick) => yardstick.run(cluster, requests, seed),
+            Self::Yardstick(yardstick) => yardstick.run(cluster, requests, information, seed),
             Self::Measured => unreachable!("no scenario names what was measured"),
         }
     }

@@ -1,6 +1,6 @@
 //! From item files to tables: of one sweep, or of the shards of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,8 @@ pub struct Merged {
     pub summary: Vec<PolicySummary>,
     /// The runs that failed: their files, and why.
     pub failed: Vec<(PathBuf, String)>,
+    /// How many more there would be if every cell up to the last had every policy and seed that is anywhere.
+    pub missing: usize,
     baseline: String,
 }
 
@@ -110,7 +112,15 @@ pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, Swe
     write_atomically(&folder.join("results.csv"), &results::csv(&items))?;
     write_atomically(&folder.join("comparison.csv"), &results::comparison_csv(&comparison))?;
     write_atomically(&folder.join("summary.csv"), &results::summary_csv(&summary))?;
-    Ok(Merged { comparison, summary, failed, baseline })
+    let missing = missing(&items, failed.len());
+    Ok(Merged { comparison, summary, failed, missing, baseline })
+}
+
+fn missing(items: &[Item], failed: usize) -> usize {
+    let policies: BTreeSet<&str> = items.iter().map(|item| item.policy.as_str()).collect();
+    let seeds: BTreeSet<u64> = items.iter().map(|item| item.seed).collect();
+    let cells = items.iter().map(|item| item.cell.index as usize + 1).max().unwrap_or(0);
+    (cells * seeds.len() * policies.len()).saturating_sub(items.len() + failed)
 }
 
 /// Whom to compare with: `asked`, or else the scenario's.

@@ -49,12 +49,16 @@ fn shards_merged_are_the_bytes_of_one_sweep() {
         })
         .collect();
     let out = folder.path().join("merged");
-    merge(&shards, &out, None).unwrap();
+    assert_eq!(merge(&shards, &out, None).unwrap().missing, 0);
     assert_eq!(files_of(&out).keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     assert!(files_of(&out) == expected, "the bytes differ");
     // Merging what is merged changes nothing.
     merge(&shards[..1], &out, None).unwrap();
     assert!(files_of(&out) == expected, "the bytes differ");
+    // Without a shard, its runs are missed.
+    let runs = |folder: &Path| read_items(folder).unwrap().len();
+    let four = merge(&shards[1..], &folder.path().join("four"), None).unwrap();
+    assert_eq!(four.missing, runs(&shards[0]));
 }
 
 #[test]
