@@ -15,11 +15,12 @@ import pathlib
 import re
 import subprocess
 
-HEURISTICS = """random least-request least-kv prefix-cache prefix-hit-threshold-40 prefix-hit-threshold-60
-    prefix-hit-threshold-80 lmetric mooncake preble sglang-cache-aware vllm-router-cache-aware llm-d-sticky llm-d-weighted
-    dynamo least-tokens join-shortest-work""".split()
-# Estimates each instance's prefill speed from its first tokens.
-LEARNS_SPEEDS = {"mooncake"}
+HEURISTICS = """random round-robin least-request power-of-two least-kv prefix-cache prefix-hit-threshold-20
+    prefix-hit-threshold-40 prefix-hit-threshold-60 prefix-hit-threshold-80 lmetric mooncake mooncake-simple preble
+    sglang-cache-aware sglang-least-load vllm-router-cache-aware llm-d-sticky llm-d-weighted llm-d-predicted dynamo
+    production-stack bounded-hash session-affinity least-tokens least-latency vtc join-shortest-work""".split()
+# See how fast each instance is: by its prefills until first tokens, or by its answers.
+LEARNS_SPEEDS = {"mooncake", "least-latency"}
 PARTS = """network delay-of-others delay-by-answers cache-price doubt exploration guardrail drift late-heads trust places""".split()
 # Knows the lengths of answers and forks the engines to try every instance.
 GREEDY = "clairvoyant-greedy"

@@ -87,7 +87,7 @@ def main() -> int:
         return worst
     # A shard of more than there are cells and seeds has no runs.
     with_runs = [folder for folder in folders.values() if (folder / "runs").exists()]
-    return subprocess.run([args.binary, "merge", *with_runs, "--out", args.out]).returncode
+    return subprocess.run([args.binary.resolve(), "merge", *with_runs, "--out", args.out]).returncode
 
 
 if __name__ == "__main__":

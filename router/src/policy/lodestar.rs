@@ -17,7 +17,6 @@
 //! are in. Each instance is tried, and a slow one only a few times.
 
 mod caution;
-mod fleet;
 mod law;
 mod learned;
 mod objective;
@@ -34,8 +33,7 @@ use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 use caution::{Arm, COLD_SAMPLES, Caution};
-use fleet::Fleet;
-use law::Work;
+use law::{Law, Work};
 pub(crate) use learned::LodestarLearned;
 pub use objective::Objective;
 pub use part::Part;
@@ -94,7 +92,8 @@ pub(super) struct Lodestar {
     without: Option<Part>,
     servers: PerInstance<Server>,
     /// Of all instances together: what a new one is believed to be.
-    fleet: Fleet,
+    fleet: Law,
+    fleet_tpot: Law,
     /// What was expected of the answers under way.
     decoding: HashMap<RequestId, (InstanceId, Work), FxBuildHasher>,
     /// The 90th percentile of recent times to first token, s.
@@ -115,7 +114,7 @@ pub(super) struct Lodestar {
     scores: Vec<f64>,
     nearest: Vec<usize>,
     /// The one that was chosen last, and by whom.
-    chosen: ((Prospect, Works), Arm),
+    chosen: (Prospect, Works, Arm),
 }
 
 impl Lodestar {
@@ -124,7 +123,8 @@ impl Lodestar {
             objective: params.objective,
             without: params.without,
             servers: PerInstance::default(),
-            fleet: Fleet::default(),
+            fleet: Law::of_ttft(),
+            fleet_tpot: Law::of_tpot(),
             decoding: HashMap::default(),
             tail_s: 0.0,
             residual: Residual::new(rng, params.training_percent),
@@ -174,8 +174,8 @@ impl Lodestar {
         if server.notice_drift(sample) && forgets {
             server.doubt_law();
         }
-        server.learn(now, sample, self.fleet.ttft(server.kind));
-        self.fleet.learn_ttft(server.kind, &sample.work, sample.secs);
+        server.learn(now, sample, &self.fleet);
+        self.fleet.learn(&sample.work, sample.secs, None);
         let share = if sample.ttft_s > self.tail_s { TAIL } else { TAIL - 1.0 };
         self.tail_s += TAIL_STEP * sample.ttft_s.max(self.tail_s) * share;
     }
@@ -191,7 +191,7 @@ impl Lodestar {
     ) {
         let server = self.servers.entry(reservation.instance);
         let Some(mut sample) = server.pop(now, reservation.request) else { return };
-        let token_s = decode.map_or(0.0, |decode| server.tpot(&self.fleet).secs(&decode));
+        let token_s = decode.map_or(0.0, |decode| server.tpot(&self.fleet_tpot).secs(&decode));
         let decode_s = f64::from(usage.output_tokens.saturating_sub(1)) * token_s;
         if decode_s < sample.ttft_s / 2.0 {
             sample.ttft_s -= decode_s;
@@ -211,7 +211,7 @@ impl Lodestar {
     ) -> Arm {
         let greedy = choice.index;
         let lowest = choice.candidates[greedy].score;
-        if self.fleet.all.ttft.samples() < COLD_SAMPLES {
+        if self.fleet.samples() < COLD_SAMPLES {
             let heuristic = self.heuristic.choose(now, request, eligible, rng);
             (choice.index, choice.propensity) = (heuristic.index, heuristic.propensity);
             choice.reason = Reason::ColdStart;
@@ -269,7 +269,7 @@ impl Policy for Lodestar {
         let mut choice = eligible.lowest(Reason::LeastLatency, rng, |index| scores[index]);
         self.scores = scores;
         let arm = self.second_thoughts(now, request, eligible, &mut choice, rng);
-        // `round` is a call where a processor of 2003 must do.
+        // Not `round`: the oldest x86-64 has no instruction for it.
         let duration = |secs: f64| Duration::from_nanos((secs * 1e9 + 0.5) as u64);
         for (candidate, prospect) in choice.candidates.iter_mut().zip(&prospects) {
             candidate.predicted_ttft = Some(duration(prospect.ttft_s));
@@ -283,22 +283,23 @@ impl Policy for Lodestar {
             });
         }
         self.prospects = prospects;
-        self.chosen = (self.closer_prospect(now, request, eligible, choice.index), arm);
+        let (prospect, works) = self.closer_prospect(now, request, eligible, choice.index);
+        self.chosen = (prospect, works, arm);
         self.reuse.used(now, request.block_hashes);
         choice
     }
 
     /// What comes of it is none of the arms' doing, and counts for none, as if the lot had chosen.
     fn overruled(&mut self, request: &Request<'_>, eligible: &Eligible<'_>, index: usize) {
-        let prospect = self.closer_prospect(self.arrived_at, request, eligible, index);
-        self.chosen = (prospect, Arm::Explore);
+        let (prospect, works) = self.closer_prospect(self.arrived_at, request, eligible, index);
+        self.chosen = (prospect, works, Arm::Explore);
     }
 
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {
         self.heuristic.observe(now, fact);
         match *fact {
             Fact::Routed(reservation) => {
-                let ((prospect, works), arm) = self.chosen;
+                let (prospect, works, arm) = self.chosen;
                 let Prospect { features, expected_s, ttft_s, .. } = prospect;
                 let Works { serial, constant, decode } = works;
                 self.decoding.insert(reservation.request, (reservation.instance, decode));
@@ -348,8 +349,8 @@ impl Policy for Lodestar {
                 {
                     let tokens = f64::from(usage.output_tokens - 1);
                     let secs = now.saturating_since(first).as_secs_f64() / tokens;
-                    server.tpot.learn(&decode, secs, Some(self.fleet.tpot(server.kind)));
-                    self.fleet.learn_tpot(server.kind, &decode, secs);
+                    server.tpot.learn(&decode, secs, Some(&self.fleet_tpot));
+                    self.fleet_tpot.learn(&decode, secs, None);
                 }
             }
             Fact::Failed(reservation) => {
@@ -400,7 +401,7 @@ impl Policy for Lodestar {
 
     fn learning(&self) -> Option<Learning> {
         Some(Learning {
-            samples: self.fleet.all.ttft.samples(),
+            samples: self.fleet.samples(),
             coverage: self.residual.coverage(),
             error_factor: libm::exp(self.caution.log_error()),
             trusts_network: self.residual.is_trusted(),
@@ -457,7 +458,7 @@ mod tests {
         let work = Work::of_prefill(1000, 1000, 0.0);
         for _ in 0..200 {
             for (instance, secs) in [(0, 0.1), (1, 0.3)] {
-                let fleet = policy.fleet.all.ttft.clone();
+                let fleet = policy.fleet.clone();
                 let place = Place::default();
                 let sample = Sample { work, secs, ttft_s: secs, place };
                 policy.servers.entry(InstanceId(instance)).learn(fixture.now, &sample, &fleet);
@@ -511,7 +512,7 @@ mod tests {
             assert_eq!(server.queued_requests(), 0);
         }
         // The third is nearly all decode.
-        assert_eq!(policy.fleet.all.ttft.samples(), 2);
+        assert_eq!(policy.fleet.samples(), 2);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Origins<'_> {
 
     pub(super) fn scenario(&self, text: &str) -> Result<Scenario, ScenarioError> {
         let toml_error =
-            |source| ScenarioError::Toml { path: self.path.to_owned(), source: Box::new(source) };
+            |error| ScenarioError::Toml { path: self.path.to_owned(), error: Box::new(error) };
         let file: ScenarioFile = toml::from_str(text).map_err(toml_error)?;
         let sha256 = digest(text.parse().map_err(toml_error)?);
         let fleets = self.fleets(&file)?;

@@ -26,13 +26,13 @@ pub enum ScenarioError {
         /// What the file system said.
         source: io::Error,
     },
-    /// Not TOML, or a key that is not known, missing or of another type. The source has the line.
-    #[error("{path} is not a scenario: {source}")]
+    /// Not TOML, or a key that is not known, missing or of another type. It has the line.
+    #[error("{path} is not a scenario: {error}")]
     Toml {
         /// The file.
         path: String,
         /// Line, column, key and complaint.
-        source: Box<toml::de::Error>,
+        error: Box<toml::de::Error>,
     },
     /// TOML with the right keys and a wrong value.
     #[error("{path}: `{key}` {complaint}")]

@@ -66,7 +66,7 @@ pub fn read_scenario(path_or_name: &str) -> Result<Scenario, ScenarioError> {
 pub fn read_axes(path_or_name: &str) -> Result<Scenario, ScenarioError> {
     let (folder, text) = text_of(path_or_name)?;
     let toml_error =
-        |source| ScenarioError::Toml { path: path_or_name.to_owned(), source: Box::new(source) };
+        |error| ScenarioError::Toml { path: path_or_name.to_owned(), error: Box::new(error) };
     let mut table: toml::Table = text.parse().map_err(toml_error)?;
     for key in ["event", "router_replicas", "detection_delay_s", "retry_delay_s"] {
         table.remove(key);

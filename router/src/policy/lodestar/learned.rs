@@ -54,8 +54,8 @@ impl LodestarLearned {
                 .then(|| (name.clone(), OfInstance { ttft: ttft.clone(), tpot: tpot.clone() }))
         };
         Self {
-            fleet: policy.fleet.all.ttft.clone(),
-            fleet_tpot: policy.fleet.all.tpot.clone(),
+            fleet: policy.fleet.clone(),
+            fleet_tpot: policy.fleet_tpot.clone(),
             instances: names.iter().filter_map(|(&id, name)| of_instance((id, name))).collect(),
             residual: policy.residual.learned(),
             reuse: policy.reuse.counts(),
@@ -78,8 +78,8 @@ impl LodestarLearned {
         names: &InstanceNames,
     ) -> Result<(), CheckpointError> {
         self.check()?;
-        policy.fleet.all.ttft = self.fleet.recalled();
-        policy.fleet.all.tpot = self.fleet_tpot.recalled();
+        policy.fleet = self.fleet.recalled();
+        policy.fleet_tpot = self.fleet_tpot.recalled();
         for (&id, name) in names {
             if let Some(OfInstance { ttft, tpot }) = self.instances.get(name) {
                 *policy.servers.entry(id) = Server::recalled(now, ttft, tpot);

@@ -94,10 +94,7 @@ impl Lodestar {
         self.prompts_per_s.clear();
         self.prompts_per_s.extend(eligible.iter().map(|instance| {
             let server = self.servers.entry(instance.id);
-            if server.capacity_tokens != instance.spec.kv_capacity_tokens {
-                server.capacity_tokens = instance.spec.kv_capacity_tokens;
-                server.kind = self.fleet.kind(server.capacity_tokens);
-            }
+            server.capacity_tokens = instance.spec.kv_capacity_tokens;
             server.settle(now, &mut fade);
             1.0 / server.law(&self.fleet).secs(&prefill).max(1e-3)
         }));
@@ -123,7 +120,7 @@ impl Lodestar {
             instance,
             server,
             law: server.law(&self.fleet),
-            tpot: server.tpot(&self.fleet),
+            tpot: server.tpot(&self.fleet_tpot),
             uncached_tokens: server.trust.uncached_tokens(request.prompt_tokens, hit_tokens),
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use super::caution::Arm;
-use super::fleet::Fleet;
 use super::law::{Law, Work};
 use super::places::Places;
 use super::residual::Features;
@@ -86,9 +85,8 @@ pub(super) struct Server {
     pub(super) turnover: Turnover,
     pub(super) places: Places,
     pub(super) trust: Trust,
-    /// Of its KV cache, and the number of the kind that has such.
+    /// Of its KV cache.
     pub(super) capacity_tokens: u64,
-    pub(super) kind: usize,
 }
 
 /// What was known before a restart, and how far off it has been: a sum of logarithms.
@@ -151,7 +149,6 @@ impl Default for Server {
             places: Places::default(),
             trust: Trust::default(),
             capacity_tokens: 0,
-            kind: 0,
         }
     }
 }
@@ -219,14 +216,14 @@ impl Server {
         (self.law.secs(&self.ahead) - elapsed.min(head_s)).max(0.0)
     }
 
-    /// What is known of its speed; of one that has shown nothing yet, what is known of others.
-    pub(super) fn law<'a>(&'a self, fleet: &'a Fleet) -> &'a Law {
-        if self.law.samples() == 0 { fleet.ttft(self.kind) } else { &self.law }
+    /// What is known of its speed; of one that has shown nothing yet, what is known of the fleet.
+    pub(super) fn law<'a>(&'a self, fleet: &'a Law) -> &'a Law {
+        if self.law.samples() == 0 { fleet } else { &self.law }
     }
 
     /// The same for times per output token.
-    pub(super) fn tpot<'a>(&'a self, fleet: &'a Fleet) -> &'a Law {
-        if self.tpot.samples() == 0 { fleet.tpot(self.kind) } else { &self.tpot }
+    pub(super) fn tpot<'a>(&'a self, fleet: &'a Law) -> &'a Law {
+        if self.tpot.samples() == 0 { fleet } else { &self.tpot }
     }
 
     /// By how much to discount times here, so that it is tried: half without samples, less the more and the newer they are.
