@@ -135,6 +135,12 @@ def what_is_left(sweeps):
         row(name, cells)
         every += cells
     row("**all**", every)
+    print("\n| policy | gap closed |")
+    print("|---|---|")
+    share = lambda policy: geometric([best(cell, 0) / cell[policy][0] for cell in every])
+    to_win = math.log(share("hindsight"))
+    for policy in sorted(set(policies) - {"physical-bound"}, key=share, reverse=True):
+        print(f"| `{policy}` | {100 * math.log(share(policy)) / to_win:.0f} % |")
 
 
 def parts(sweeps):
