@@ -65,6 +65,12 @@ pub(crate) enum Capacity {
         /// Of each instance.
         tokens: u64,
     },
+    /// One block for each block of 16 tokens, vLLM's default, of an engine's KV cache; so many for one that does not say how
+    /// large that is.
+    PerEngineBlock {
+        /// Of an engine that does not say.
+        unknown_blocks: u64,
+    },
     /// So many tokens of the whole fleet, least recently routed first out, and none for longer than `ttl`.
     Shared {
         /// Of all instances together.
@@ -103,10 +109,11 @@ const AIBRIX_INDEX: PrefixSource = PrefixSource::OwnRouting {
     block_tokens: 16,
     capacity: Capacity::Shared { tokens: 200_000 * 16, ttl: Duration::from_secs(20 * 60) },
 };
-/// llm-d's approximate index: 31,250 blocks of 64 tokens for each server.
+/// llm-d's approximate index, `autoTune` as by default: as many blocks as the engine has, but of at least 64 tokens each; 31,250
+/// for an engine that does not say.
 const LLM_D_INDEX: PrefixSource = PrefixSource::OwnRouting {
     block_tokens: 64,
-    capacity: Capacity::PerInstance { tokens: 31_250 * 64 },
+    capacity: Capacity::PerEngineBlock { unknown_blocks: 31_250 },
 };
 /// SMG's character tree: `max_tree_size` 67,108,864 characters a worker. (Trimmed every 60 s there, at
 /// once here.)
@@ -242,6 +249,7 @@ impl fmt::Display for Sources {
                 write!(f, ", own routing in blocks of {block_tokens}")?;
                 match capacity {
                     Capacity::PerInstance { tokens } => write!(f, ", {tokens} tokens an instance"),
+                    Capacity::PerEngineBlock { .. } => f.write_str(", as many as an engine has"),
                     Capacity::Shared { tokens, ttl } => {
                         let minutes = ttl.as_nanos() / 60_000_000_000;
                         write!(f, ", {tokens} tokens in all, {minutes} min")

@@ -293,15 +293,21 @@ impl<'a> Eligible<'a> {
         self.found(index).routed_at
     }
 
-    /// Percentage, rounded down, of the prompt's full blocks that the one at `index` should hold.
-    pub(crate) fn hit_percent(&self, index: usize, request: &Request<'_>) -> u64 {
-        let blocks = request.block_hashes.len().max(1) as u64;
-        100 * u64::from(self.matched_blocks(index)) / blocks
+    /// The prompt's full blocks, of which [`matched_blocks`](Self::matched_blocks) are the first; 1 if it has none.
+    fn full_blocks(&self, request: &Request<'_>) -> u32 {
+        (request.prompt_tokens / self.match_block_tokens).max(1)
     }
 
-    /// Part of the prompt that the one at `index` should hold, 0 to 1.
+    /// Percentage, rounded down, of the prompt's full blocks that the one at `index` should hold.
+    pub(crate) fn hit_percent(&self, index: usize, request: &Request<'_>) -> u64 {
+        let percent = 100 * u64::from(self.matched_blocks(index));
+        (percent / u64::from(self.full_blocks(request))).min(100)
+    }
+
+    /// Part of the prompt's full blocks that the one at `index` should hold, 0 to 1.
     pub(crate) fn hit_ratio(&self, index: usize, request: &Request<'_>) -> f64 {
-        f64::from(self.matched_tokens(index)) / f64::from(request.prompt_tokens.max(1))
+        let ratio = f64::from(self.matched_blocks(index)) / f64::from(self.full_blocks(request));
+        ratio.min(1.0)
     }
 
     /// Tokens of the request that the one at `index` should have to compute.

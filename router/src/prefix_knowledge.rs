@@ -6,6 +6,9 @@ use crate::prefix_index::{Match, PrefixIndex, SharedIndex};
 use crate::request::{BlockHash, RequestId};
 use crate::time::Time;
 
+/// vLLM's default, for [`Capacity::PerEngineBlock`]: a router knows an engine's capacity in tokens.
+const ENGINE_BLOCK_TOKENS: u64 = 16;
+
 /// An index, and what it listens to.
 #[derive(Debug)]
 pub(crate) struct PrefixKnowledge {
@@ -64,6 +67,16 @@ impl PrefixKnowledge {
                 spec.kv_capacity_tokens
             }
             PrefixSource::OwnRouting { capacity: Capacity::PerInstance { tokens }, .. } => tokens,
+            PrefixSource::OwnRouting {
+                capacity: Capacity::PerEngineBlock { unknown_blocks },
+                ..
+            } => {
+                let blocks = match spec.kv_capacity_tokens {
+                    0 => unknown_blocks,
+                    tokens => tokens / ENGINE_BLOCK_TOKENS,
+                };
+                blocks * u64::from(self.block_tokens)
+            }
             PrefixSource::OwnRouting { .. } | PrefixSource::KvEvents => u64::MAX,
         };
         match &mut self.store {
@@ -195,6 +208,10 @@ mod tests {
         assert_eq!(matched_after_routing(per_instance, 9), (64, Some(2)));
         assert_eq!(matched_after_routing(per_instance, 13), (64, Some(2)));
         assert_eq!(matched_after_routing(unbounded, 9), (32, Some(4)));
+        // 32 tokens of KV cache are two of the engine's blocks, so two of 64 tokens.
+        let capacity = Capacity::PerEngineBlock { unknown_blocks: 9 };
+        let per_engine_block = PrefixSource::OwnRouting { block_tokens: 64, capacity };
+        assert_eq!(matched_after_routing(per_engine_block, 17), (64, Some(2)));
     }
 
     #[test]

@@ -16,6 +16,8 @@ struct Setting {
     workload: &'static str,
     rate_rps: f64,
     gpus: [&'static str; 6],
+    /// KV blocks of each; the GPU's own if none.
+    num_blocks: Option<u32>,
 }
 
 const SECS: f64 = 180.0;
@@ -28,6 +30,7 @@ fn run(setting: &Setting, seed: u64, start: Option<&Checkpoint>) -> (RunOutput, 
     let instance = |(id, gpu): (usize, &&str)| -> InstanceConfig {
         let (gpu, slowdown) = gpu.split_once('/').unwrap_or((gpu, "1"));
         let mut instance = catalog::instance(gpu, "llama-3.1-8b", format!("node-{id}")).unwrap();
+        instance.engine.num_blocks = setting.num_blocks.unwrap_or(instance.engine.num_blocks);
         instance.step_time = instance.step_time.scaled(slowdown.parse().unwrap());
         instance
     };
@@ -76,11 +79,11 @@ const SLOW_FIRST: [&str; 6] = ["l4", "l4", "l4", "a100", "a100", "a100"];
 const ONE_THROTTLED: [&str; 6] = ["a100/5", "a100", "a100", "l4", "l4", "l4"];
 
 const fn share9(rate_rps: f64, gpus: [&'static str; 6]) -> Setting {
-    Setting { workload: "share9", rate_rps, gpus }
+    Setting { workload: "share9", rate_rps, gpus, num_blocks: None }
 }
 
 const fn demo(rate_rps: f64, gpus: [&'static str; 6]) -> Setting {
-    Setting { workload: "demo", rate_rps, gpus }
+    Setting { workload: "demo", rate_rps, gpus, num_blocks: None }
 }
 
 #[track_caller]
@@ -107,6 +110,14 @@ fn another_workload_is_no_worse_than_a_cold_start() {
 fn coefficients_of_the_wrong_gpus_are_forgotten() {
     let name = "fast and slow swapped";
     assert_harmless(compare(name, &share9(8.0, SLOW_FIRST), &share9(8.0, FAST_FIRST)));
+}
+
+/// Nothing but the first tokens tells what they are.
+#[test]
+fn so_they_are_where_all_caches_have_one_size() {
+    let name = "swapped, caches of one size";
+    let of = |gpus| Setting { num_blocks: Some(8_400), ..share9(8.0, gpus) };
+    assert_harmless(compare(name, &of(SLOW_FIRST), &of(FAST_FIRST)));
 }
 
 #[test]

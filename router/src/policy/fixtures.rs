@@ -14,7 +14,7 @@ pub(super) struct Fixture {
     pub(super) instances: Vec<Instance>,
     pub(super) positions: Option<Vec<usize>>,
     matches: Vec<Match>,
-    prompt_blocks: Vec<BlockHash>,
+    pub(super) prompt_blocks: Vec<BlockHash>,
     pub(super) request: Request<'static>,
     pub(super) now: Time,
     pub(super) sources: Sources,

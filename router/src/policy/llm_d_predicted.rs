@@ -6,10 +6,12 @@
 //!    flight.
 //! 2. Affinity gate: of instances with at least 0.80 of the prompt, if there are any and the best TTFT among
 //!    them is at most 5 s above the best of all, the others are left out.
-//! 3. `argmin 0.8 · TTFT + 0.2 · TPOT`, each scaled to 0 to 1 over the fleet; ties drawn. (Without service
-//!    level objectives all instances are in llm-d's "negative tier", where the least deficit wins.)
+//! 3. If some that are left have none of the router's requests, the others are left out. (Without service level objectives all
+//!    instances are in llm-d's "negative tier", where the idle come first, and then the least deficit wins.)
+//! 4. `argmin 0.8 · TTFT + 0.2 · TPOT`, each scaled to 0 to 1 over those that are left, in hundredths; if all are equal in one, the
+//!    other decides alone; ties drawn.
 //!
-//! Until 100 outcomes are known: `argmin (1 − h_i/L) + queue_i + u_i`, llm-d's composite of weights 1:1:1.
+//! Until 100 outcomes are known: `argmin (1 − h_i) + queue_i + u_i`, llm-d's composite of weights 1:1:1.
 //!
 //! llm-d trains XGBoost in a sidecar; the equivalent here is [`Boosted`], fitted anew every 10 s to at most 500
 //! newest samples in each bucket of KV usage (by 0.1) and cached part (by 0.25), at the first decision that
@@ -36,6 +38,8 @@ const TTFT_WEIGHT: f64 = 0.8;
 const TPOT_WEIGHT: f64 = 0.2;
 const AFFINITY_THRESHOLD: f64 = 0.80;
 const MAX_TTFT_PENALTY_SECS: f64 = 5.0;
+/// Seconds by which predictions must differ to count as different.
+const WIDTH_MIN: f64 = 1e-9;
 const RETRAIN_PERIOD: Duration = Duration::from_secs(10);
 const SAMPLES_MIN: usize = 100;
 const BUCKET_SAMPLES_MAX: usize = 500;
@@ -120,11 +124,19 @@ impl LlmDPredicted {
             .zip(best)
             .is_some_and(|(sticky, all)| sticky - all <= MAX_TTFT_PENALTY_SECS);
         let reason = if is_gated { Reason::PrefixHit } else { Reason::LeastLatency };
-        let (ttft_scale, tpot_scale) = (Scale::of(&ttft), Scale::of(&tpot));
+        let is_idle = |index: usize| eligible.get(index).load.requests == 0;
+        let mut left: Vec<usize> =
+            (0..eligible.len()).filter(|&index| !is_gated || is_sticky(index)).collect();
+        if left.iter().any(|&index| is_idle(index)) {
+            left.retain(|&index| is_idle(index));
+        }
+        let latency = RelativeLatency::of(&left, &ttft, &tpot);
         let mut choice = eligible.lowest(reason, rng, |index| {
-            let latency = TTFT_WEIGHT * ttft_scale.apply(ttft[index])
-                + TPOT_WEIGHT * tpot_scale.apply(tpot[index]);
-            if is_gated && !is_sticky(index) { OUT_OF_QUESTION + latency } else { latency }
+            if left.contains(&index) {
+                f64::from(latency.hundredths(ttft[index], tpot[index]))
+            } else {
+                OUT_OF_QUESTION + ttft[index]
+            }
         });
         for (candidate, ttft) in choice.candidates.iter_mut().zip(&ttft) {
             candidate.predicted_ttft = Some(Duration::from_nanos((ttft * 1e9).round() as u64));
@@ -158,21 +170,49 @@ fn features(request: &Request<'_>, eligible: &Eligible<'_>, index: usize) -> Fea
     ]
 }
 
-/// Puts numbers between 0 and 1.
+/// Puts both latencies between 0 and 1 and adds them.
+struct RelativeLatency {
+    ttft: Scale,
+    tpot: Scale,
+    /// Of both.
+    weights: [f64; 2],
+}
+
+impl RelativeLatency {
+    /// Among those at `indices`.
+    fn of(indices: &[usize], ttft: &[f64], tpot: &[f64]) -> Self {
+        let scale = |of: &[f64]| Scale::of(indices.iter().map(|&index| of[index]));
+        let (ttft, tpot) = (scale(ttft), scale(tpot));
+        let weights = match (ttft.width > WIDTH_MIN, tpot.width > WIDTH_MIN) {
+            (false, true) => [0.0, 1.0],
+            (true, false) => [1.0, 0.0],
+            _ => [TTFT_WEIGHT, TPOT_WEIGHT],
+        };
+        Self { ttft, tpot, weights }
+    }
+
+    /// In whole hundredths.
+    fn hundredths(&self, ttft: f64, tpot: f64) -> u32 {
+        let [of_ttft, of_tpot] = self.weights;
+        let latency = of_ttft * self.ttft.apply(ttft) + of_tpot * self.tpot.apply(tpot);
+        100 - (100.0 * (1.0 - latency)) as u32
+    }
+}
+
 struct Scale {
     min: f64,
     width: f64,
 }
 
 impl Scale {
-    fn of(values: &[f64]) -> Self {
-        let min = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let min = values.clone().fold(f64::INFINITY, f64::min);
+        let max = values.fold(f64::NEG_INFINITY, f64::max);
         Self { min, width: max - min }
     }
 
     fn apply(&self, value: f64) -> f64 {
-        if self.width > 0.0 { (value - self.min) / self.width } else { 0.0 }
+        if self.width > WIDTH_MIN { (value - self.min) / self.width } else { 0.5 }
     }
 }
 
@@ -190,7 +230,7 @@ impl Policy for LlmDPredicted {
         } else {
             let queues = Spread::of((0..eligible.len()).map(|index| eligible.waiting(index)));
             eligible.lowest(Reason::LeastCost, rng, |index| {
-                1.0 - eligible.hit_ratio(index, request).min(1.0)
+                1.0 - eligible.hit_ratio(index, request)
                     + relative_queue(eligible.waiting(index), &queues)
                     + eligible.kv_usage(index)
             })
@@ -287,6 +327,31 @@ mod tests {
             (predicted[0] - 8.0).abs() < 1.0 && (predicted[1] - 1.0).abs() < 1.0,
             "{predicted:?}"
         );
+    }
+
+    #[test]
+    fn without_objectives_an_idle_instance_comes_first() {
+        let mut policy = trained();
+        let mut fixture = fixture([8000, 1000], [0, 0]);
+        fixture.now = Time::from_nanos(10_000_000_000);
+        fixture.instances[0].load.requests = 0;
+        assert_eq!(fixture.choose(&mut policy).1, 0);
+        // Not where the gate leaves it out.
+        let holders = fixture.with_matches(100, &[0, 90]);
+        assert_eq!(holders.choose(&mut policy).1, 1);
+    }
+
+    #[test]
+    fn latencies_are_scaled_and_added_in_hundredths() {
+        let of = |ttft: [f64; 3], tpot: [f64; 3]| {
+            let latency = RelativeLatency::of(&[0, 1, 2], &ttft, &tpot);
+            std::array::from_fn(|index| latency.hundredths(ttft[index], tpot[index]))
+        };
+        // 0.8 · 0.244 + 0.2 · 1 and 0.8 · 1 + 0.2 · 0.26.
+        assert_eq!(of([1.0, 2.0, 5.1], [0.01, 0.02, 0.0126]), [0, 40, 86]);
+        // Tokens take the same everywhere; a two-hundredth of the range rounds up.
+        assert_eq!(of([1.0, 1.02, 5.0], [0.01; 3]), [0, 1, 100]);
+        assert_eq!(of([1.0; 3], [0.01; 3]), [50; 3]);
     }
 
     #[test]

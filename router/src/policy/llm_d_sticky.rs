@@ -1,13 +1,14 @@
 //! llm-d's default since August 2026, "sticky until saturated": prefix affinity filter, then token load.
 //!
-//! With `U_i` the uncached prompt tokens in flight on instance `i`, `h_i` matched tokens of a prompt of `L`:
+//! With `U_i` the uncached prompt tokens in flight on instance `i`, `h_i` the part of the prompt's full blocks that it holds, and `s_i`
+//! the tokens of the request that are uncached there:
 //!
-//! 1. sticky are those with `h_i / L ≥ 0.80`. If there are any, and the best of them is not more than
+//! 1. sticky are those with `h_i ≥ 0.80`. If there are any, and the best of them is not more than
 //!    18,000 ms behind the best of all by `U_i / 15,928 tokens/s`, the others are filtered out;
-//! 2. `argmin U_i` (scorer `1 − min(1, U_i / 4,194,304)`), ties drawn.
+//! 2. `argmin U_i + s_i` (scorer `1 − min(1, (U_i + s_i) / 4,194,304)`), ties drawn.
 //!
 //! 15,928 tokens/s is llm-d's measurement of Qwen3-32B on two H100, its default for every model on every
-//! GPU. Tokens are released at the first token; whether llm-d keeps some until the end was not established.
+//! GPU. Tokens are released at the first token, as llm-d does with streams.
 //! Exploration is 0 by default and absent.
 
 use super::{Choice, Eligible, OUT_OF_QUESTION, Policy};
@@ -44,7 +45,8 @@ impl Policy for LlmDSticky {
             Some(_) => Reason::PrefixHit,
         };
         eligible.lowest(reason, rng, |index| {
-            let load = tokens(index).min(TOKENS_MAX);
+            let own = f64::from(eligible.uncached_tokens(index, request));
+            let load = (tokens(index) + own).min(TOKENS_MAX);
             let is_filtered = reason == Reason::PrefixHit && !is_sticky(&index);
             if is_filtered { OUT_OF_QUESTION + load } else { load }
         })
@@ -73,9 +75,12 @@ mod tests {
     }
 
     #[test]
-    fn the_least_loaded_of_the_sticky_is_chosen_whatever_it_holds() {
-        // 80 blocks are 1,280 of 1,601 tokens: not 0.80.
-        assert_eq!(choose(&[80, 0], &[9, 7]), (Reason::NoPrefixHit, 1));
-        assert_eq!(choose(&[99, 81, 0], &[9, 8, 7]), (Reason::PrefixHit, 1));
+    fn among_the_sticky_tokens_in_flight_and_those_of_the_request_count() {
+        // 18 blocks more in the cache are 288 tokens fewer to compute.
+        assert_eq!(choose(&[98, 80, 0], &[287, 0, 0]), (Reason::PrefixHit, 0));
+        assert_eq!(choose(&[98, 80, 0], &[289, 0, 0]), (Reason::PrefixHit, 1));
+        // Without a sticky one, all count.
+        assert_eq!(choose(&[79, 0], &[1263, 0]), (Reason::NoPrefixHit, 0));
+        assert_eq!(choose(&[79, 0], &[1265, 0]), (Reason::NoPrefixHit, 1));
     }
 }

@@ -1,7 +1,7 @@
 //! llm-d's weighted scorers, its default before August 2026: prefix 3, queue 2, KV usage 2.
 //!
-//! `argmax 3 · h_i/L + 2 · (max q − q_i)/(max q − min q) + 2 · (1 − u_i)`, ties drawn, with `q_i` waiting
-//! requests and `u_i` KV usage as last scraped; the queue term is 1 where all queues are equal. The blend was
+//! `argmax 3 · h_i + 2 · (max q − q_i)/(max q − min q) + 2 · (1 − u_i)`, ties drawn, with `h_i` the part of the
+//! prompt's full blocks that is cached, `q_i` waiting requests and `u_i` KV usage as last scraped; the queue term is 1 where all queues are equal. The blend was
 //! 1:1:1 before (gateway-api-inference-extension#1827). Scores here are `7 −` that: lower is better.
 
 use super::{Choice, Eligible, Policy, Spread};
@@ -27,7 +27,7 @@ impl Policy for LlmDWeighted {
     ) -> Choice {
         let queues = Spread::of((0..eligible.len()).map(|index| eligible.waiting(index)));
         eligible.lowest(Reason::LeastCost, rng, |index| {
-            PREFIX_WEIGHT * (1.0 - eligible.hit_ratio(index, request).min(1.0))
+            PREFIX_WEIGHT * (1.0 - eligible.hit_ratio(index, request))
                 + QUEUE_WEIGHT * relative_queue(eligible.waiting(index), &queues)
                 + KV_WEIGHT * eligible.kv_usage(index)
         })

@@ -14,9 +14,10 @@
 //! - `P = p · (s + o)` is what leaves the cache and must be computed again ([`reuse`]); `o` is the answer's part.
 //!
 //! A server of which little is known gets the benefit of the doubt: its times count for less until samples
-//! are in. Each instance is tried, and a slow one only a few times.
+//! are in. Each instance is tried, and a slow one only a few times; one of which the kind is known ([`fleet`]) may wait.
 
 mod caution;
+mod fleet;
 mod law;
 mod learned;
 mod objective;
@@ -33,7 +34,8 @@ use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 use caution::{Arm, COLD_SAMPLES, Caution};
-use law::{Law, Work};
+use fleet::Fleet;
+use law::Work;
 pub(crate) use learned::LodestarLearned;
 pub use objective::Objective;
 pub use part::Part;
@@ -91,9 +93,8 @@ pub(super) struct Lodestar {
     objective: Objective,
     without: Option<Part>,
     servers: PerInstance<Server>,
-    /// Of all instances together: what a new one is believed to be.
-    fleet: Law,
-    fleet_tpot: Law,
+    /// What a new instance is believed to be.
+    fleet: Fleet,
     /// What was expected of the answers under way.
     decoding: HashMap<RequestId, (InstanceId, Work), FxBuildHasher>,
     /// The 90th percentile of recent times to first token, s.
@@ -123,8 +124,7 @@ impl Lodestar {
             objective: params.objective,
             without: params.without,
             servers: PerInstance::default(),
-            fleet: Law::of_ttft(),
-            fleet_tpot: Law::of_tpot(),
+            fleet: Fleet::default(),
             decoding: HashMap::default(),
             tail_s: 0.0,
             residual: Residual::new(rng, params.training_percent),
@@ -167,6 +167,7 @@ impl Lodestar {
         if server.check_recalled(sample) {
             server.forget();
             self.servers.iter_mut().filter(|server| server.is_unchecked()).for_each(Server::forget);
+            self.fleet.forget_kinds();
             self.residual.forget();
         }
         let forgets = self.has(Part::Drift);
@@ -174,8 +175,8 @@ impl Lodestar {
         if server.notice_drift(sample) && forgets {
             server.doubt_law();
         }
-        server.learn(now, sample, &self.fleet);
-        self.fleet.learn(&sample.work, sample.secs, None);
+        server.learn(now, sample, self.fleet.ttft(server.kind));
+        self.fleet.learn_ttft(server.kind, &sample.work, sample.secs);
         let share = if sample.ttft_s > self.tail_s { TAIL } else { TAIL - 1.0 };
         self.tail_s += TAIL_STEP * sample.ttft_s.max(self.tail_s) * share;
     }
@@ -191,7 +192,7 @@ impl Lodestar {
     ) {
         let server = self.servers.entry(reservation.instance);
         let Some(mut sample) = server.pop(now, reservation.request) else { return };
-        let token_s = decode.map_or(0.0, |decode| server.tpot(&self.fleet_tpot).secs(&decode));
+        let token_s = decode.map_or(0.0, |decode| server.tpot(&self.fleet).secs(&decode));
         let decode_s = f64::from(usage.output_tokens.saturating_sub(1)) * token_s;
         if decode_s < sample.ttft_s / 2.0 {
             sample.ttft_s -= decode_s;
@@ -211,7 +212,7 @@ impl Lodestar {
     ) -> Arm {
         let greedy = choice.index;
         let lowest = choice.candidates[greedy].score;
-        if self.fleet.samples() < COLD_SAMPLES {
+        if self.fleet.all.ttft.samples() < COLD_SAMPLES {
             let heuristic = self.heuristic.choose(now, request, eligible, rng);
             (choice.index, choice.propensity) = (heuristic.index, heuristic.propensity);
             choice.reason = Reason::ColdStart;
@@ -349,8 +350,8 @@ impl Policy for Lodestar {
                 {
                     let tokens = f64::from(usage.output_tokens - 1);
                     let secs = now.saturating_since(first).as_secs_f64() / tokens;
-                    server.tpot.learn(&decode, secs, Some(&self.fleet_tpot));
-                    self.fleet_tpot.learn(&decode, secs, None);
+                    server.tpot.learn(&decode, secs, Some(self.fleet.tpot(server.kind)));
+                    self.fleet.learn_tpot(server.kind, &decode, secs);
                 }
             }
             Fact::Failed(reservation) => {
@@ -401,7 +402,7 @@ impl Policy for Lodestar {
 
     fn learning(&self) -> Option<Learning> {
         Some(Learning {
-            samples: self.fleet.samples(),
+            samples: self.fleet.all.ttft.samples(),
             coverage: self.residual.coverage(),
             error_factor: libm::exp(self.caution.log_error()),
             trusts_network: self.residual.is_trusted(),
@@ -458,7 +459,7 @@ mod tests {
         let work = Work::of_prefill(1000, 1000, 0.0);
         for _ in 0..200 {
             for (instance, secs) in [(0, 0.1), (1, 0.3)] {
-                let fleet = policy.fleet.clone();
+                let fleet = policy.fleet.all.ttft.clone();
                 let place = Place::default();
                 let sample = Sample { work, secs, ttft_s: secs, place };
                 policy.servers.entry(InstanceId(instance)).learn(fixture.now, &sample, &fleet);
@@ -512,7 +513,7 @@ mod tests {
             assert_eq!(server.queued_requests(), 0);
         }
         // The third is nearly all decode.
-        assert_eq!(policy.fleet.samples(), 2);
+        assert_eq!(policy.fleet.all.ttft.samples(), 2);
     }
 
     #[test]

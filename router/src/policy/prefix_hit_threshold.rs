@@ -68,6 +68,7 @@ impl Policy for PrefixHitThreshold {
 mod tests {
     use super::*;
     use crate::policy::fixtures::Fixture;
+    use crate::request::BlockHash;
 
     fn choose(threshold_percent: u8, requests: &[u32], matched_blocks: &[u32]) -> (Reason, u32) {
         let mut policy = PrefixHitThreshold::new(PrefixHitThresholdParams { threshold_percent });
@@ -86,5 +87,15 @@ mod tests {
     #[test]
     fn of_equal_prefixes_the_less_loaded_is_chosen() {
         assert_eq!(choose(50, &[3, 2, 0], &[8, 8, 0]), (Reason::PrefixHit, 1));
+    }
+
+    #[test]
+    fn the_threshold_is_of_the_indexs_blocks_whatever_the_routers_are() {
+        let mut policy =
+            PrefixHitThreshold::new(PrefixHitThresholdParams { threshold_percent: 60 });
+        let mut fixture = Fixture::with_requests(&[9, 0]).with_matches(10, &[7, 0]);
+        // Hashes of 8 tokens for ten blocks of 16.
+        fixture.prompt_blocks = (0..20).map(BlockHash).collect();
+        assert_eq!(fixture.choose(&mut policy).1, 0);
     }
 }

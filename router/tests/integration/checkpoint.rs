@@ -96,6 +96,20 @@ fn instances_are_known_again_by_name() {
 }
 
 #[test]
+fn an_instance_whose_cache_has_another_size_is_another() {
+    let expected = |kv_capacity_tokens| {
+        let mut other = router("lodestar", []);
+        let (instance, spec) = (InstanceId(0), InstanceSpec { kv_capacity_tokens, ..SPEC });
+        other.observe(Time::ZERO, &Event::InstanceJoined { instance, spec });
+        other.restore(Time::ZERO, &checkpoint(), &names(&[(0, "slow")])).unwrap();
+        expected_s(&mut other)[0]
+    };
+    let (alike, other) = (expected(405_000), expected(100_000));
+    assert!(alike > 0.2, "engines measure what memory is left: {alike}");
+    assert!(other < 0.15, "as the fleet: {other}");
+}
+
+#[test]
 fn nothing_of_requests_in_flight_is_kept() {
     let mut busy = taught();
     let idle = busy.checkpoint(&names(&[(0, "fast")])).unwrap();
@@ -117,7 +131,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         ("/version".to_owned(), json!(99), CheckpointError::Version { found: 99 }),
         (format!("{learned}/tail_s"), json!(-1.0), CheckpointError::Unsound("a mean")),
         (
-            format!("{learned}/fleet/coefficients/3"),
+            format!("{learned}/fleet/all/ttft/coefficients/3"),
             json!(-0.1),
             CheckpointError::Unsound("a coefficient"),
         ),

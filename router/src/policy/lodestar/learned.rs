@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Lodestar;
 use super::caution::Caution;
-use super::law::Law;
+use super::fleet::{Fleet, Kind};
 use super::residual;
 use super::reuse::ReuseCounts;
 use super::server::Server;
@@ -25,9 +25,8 @@ const ANSWERS_RECALLED: u64 = 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LodestarLearned {
-    fleet: Law,
-    fleet_tpot: Law,
-    instances: BTreeMap<String, OfInstance>,
+    fleet: Fleet,
+    instances: BTreeMap<String, Kind>,
     residual: residual::Learned,
     reuse: ReuseCounts,
     caution: Caution,
@@ -36,26 +35,16 @@ pub(crate) struct LodestarLearned {
     mean_answer_tokens: f64,
 }
 
-/// Of one instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OfInstance {
-    ttft: Law,
-    tpot: Law,
-}
-
 impl LodestarLearned {
     /// Of the instances that have a name and at least a sample.
     pub(super) fn of(policy: &Lodestar, names: &InstanceNames) -> Self {
         let of_instance = |(id, name): (_, &String)| {
             let server = policy.servers.get(id)?;
-            let (ttft, tpot) = server.laws();
-            (ttft.samples() > 0)
-                .then(|| (name.clone(), OfInstance { ttft: ttft.clone(), tpot: tpot.clone() }))
+            let known = server.known();
+            (known.laws.ttft.samples() > 0).then(|| (name.clone(), known))
         };
         Self {
             fleet: policy.fleet.clone(),
-            fleet_tpot: policy.fleet_tpot.clone(),
             instances: names.iter().filter_map(|(&id, name)| of_instance((id, name))).collect(),
             residual: policy.residual.learned(),
             reuse: policy.reuse.counts(),
@@ -79,10 +68,9 @@ impl LodestarLearned {
     ) -> Result<(), CheckpointError> {
         self.check()?;
         policy.fleet = self.fleet.recalled();
-        policy.fleet_tpot = self.fleet_tpot.recalled();
         for (&id, name) in names {
-            if let Some(OfInstance { ttft, tpot }) = self.instances.get(name) {
-                *policy.servers.entry(id) = Server::recalled(now, ttft, tpot);
+            if let Some(known) = self.instances.get(name) {
+                *policy.servers.entry(id) = Server::recalled(now, known);
             }
         }
         policy.residual.restore(&self.residual);
@@ -94,11 +82,13 @@ impl LodestarLearned {
     }
 
     fn check(&self) -> Result<(), CheckpointError> {
-        let of_instances = self.instances.values().flat_map(|of| [&of.ttft, &of.tpot]);
-        let mut laws = of_instances.chain([&self.fleet, &self.fleet_tpot]);
+        let mut instances = self.instances.values();
         let numbers = [self.tail_s, self.rate, self.mean_answer_tokens];
         for (part, is_sound) in [
-            ("a coefficient", laws.all(Law::is_sound)),
+            (
+                "a coefficient",
+                self.fleet.is_sound() && instances.all(|known| known.laws.are_sound()),
+            ),
             ("the network or a sample", self.residual.is_sound()),
             ("`reuse`", self.reuse.is_sound()),
             ("`caution`", self.caution.is_sound()),

@@ -94,7 +94,7 @@ impl Lodestar {
         self.prompts_per_s.clear();
         self.prompts_per_s.extend(eligible.iter().map(|instance| {
             let server = self.servers.entry(instance.id);
-            server.capacity_tokens = instance.spec.kv_capacity_tokens;
+            server.has_cache_of(instance.spec.kv_capacity_tokens, &mut self.fleet);
             server.settle(now, &mut fade);
             1.0 / server.law(&self.fleet).secs(&prefill).max(1e-3)
         }));
@@ -120,7 +120,7 @@ impl Lodestar {
             instance,
             server,
             law: server.law(&self.fleet),
-            tpot: server.tpot(&self.fleet_tpot),
+            tpot: server.tpot(&self.fleet),
             uncached_tokens: server.trust.uncached_tokens(request.prompt_tokens, hit_tokens),
         }
     }
@@ -135,7 +135,7 @@ impl Lodestar {
     ) -> Prospect {
         let Spot { instance, server, law, tpot, .. } = *spot;
         let (Works { serial, constant, .. }, tpot_s) = self.works(request, spot);
-        let doubt = self.part(Part::Doubt, server.doubt(now));
+        let doubt = self.part(Part::Doubt, server.doubt(now, &self.fleet));
         let wait_s = if self.has(Part::LateHeads) {
             server.wait_secs(now)
         } else {
@@ -242,7 +242,7 @@ impl Lodestar {
             server.utilisation(),
             f64::from(uncached_tokens) / f64::from(request.prompt_tokens.max(1)),
             ln(f64::from(request.prompt_tokens) / 1e3),
-            server.doubt(now),
+            server.doubt(now, &self.fleet),
             server.head_overrun(now),
         ]
         .map(|feature| feature as f32)

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::caution::Arm;
+use super::fleet::{Fleet, Kind, Laws, are_alike};
 use super::law::{Law, Work};
 use super::places::Places;
 use super::residual::Features;
@@ -17,6 +18,8 @@ const AVERAGE_S: f64 = 30.0;
 const HALF_LIFE_S: f64 = 60.0;
 /// By how much the time on an instance without samples is discounted.
 const DOUBT: f64 = 0.5;
+/// What a sample of others of its kind counts for, on an instance without samples.
+const OF_ITS_KIND: f64 = 0.25;
 /// Weight of the next error in the mean by which drift is noticed, and how large that gets by then: a factor of 2.
 const DRIFT_WEIGHT: f64 = 0.1;
 const DRIFT: f64 = std::f64::consts::LN_2;
@@ -85,13 +88,16 @@ pub(super) struct Server {
     pub(super) turnover: Turnover,
     pub(super) places: Places,
     pub(super) trust: Trust,
-    /// Of its KV cache.
+    /// Of its KV cache; none where the engine does not say.
     pub(super) capacity_tokens: u64,
+    /// The number of those that have such a cache.
+    pub(super) kind: Option<usize>,
 }
 
-/// What was known before a restart, and how far off it has been: a sum of logarithms.
+/// What was known before a restart, of an instance with such a cache, and how far off it has been: a sum of logarithms.
 #[derive(Clone, Debug)]
 struct Recalled {
+    capacity_tokens: u64,
     law: Law,
     samples: u32,
     error: f64,
@@ -149,6 +155,7 @@ impl Default for Server {
             places: Places::default(),
             trust: Trust::default(),
             capacity_tokens: 0,
+            kind: None,
         }
     }
 }
@@ -159,10 +166,27 @@ fn ln(secs: f64) -> f64 {
 
 impl Server {
     /// One of which so much was known before a restart.
-    pub(super) fn recalled(now: Time, ttft: &Law, tpot: &Law) -> Self {
-        let (law, tpot) = (ttft.recalled_in_doubt(), tpot.recalled_in_doubt());
-        let recalled = Some(Recalled { law: law.clone(), samples: 0, error: 0.0 });
+    pub(super) fn recalled(now: Time, of: &Kind) -> Self {
+        let Laws { ttft: law, tpot } = of.laws.recalled_in_doubt();
+        let capacity_tokens = of.capacity_tokens;
+        let recalled = Some(Recalled { capacity_tokens, law: law.clone(), samples: 0, error: 0.0 });
         Self { law, tpot, recalled, sampled_at: now, settled_at: now, ..Self::default() }
+    }
+
+    /// The engine has said how large its cache is. What was known before a restart was of another GPU if that differs.
+    pub(super) fn has_cache_of(&mut self, capacity_tokens: u64, fleet: &mut Fleet) {
+        if self.capacity_tokens == capacity_tokens {
+            return;
+        }
+        self.capacity_tokens = capacity_tokens;
+        self.kind = fleet.kind(capacity_tokens);
+        let is_other = |recalled: &Recalled| {
+            let known_tokens = recalled.capacity_tokens;
+            known_tokens > 0 && !are_alike(known_tokens, capacity_tokens)
+        };
+        if self.recalled.as_ref().is_some_and(is_other) {
+            self.forget();
+        }
     }
 
     /// Compares a first token with what was known before a restart. Answers whether that was wrong.
@@ -190,9 +214,10 @@ impl Server {
         self.recalled.is_some()
     }
 
-    /// Of times to first token and per output token.
-    pub(super) const fn laws(&self) -> (&Law, &Law) {
-        (&self.law, &self.tpot)
+    /// What it has shown.
+    pub(super) fn known(&self) -> Kind {
+        let laws = Laws { ttft: self.law.clone(), tpot: self.tpot.clone() };
+        Kind { capacity_tokens: self.capacity_tokens, laws }
     }
 
     /// Seconds until a request that came now would be at the head, if none is later than expected.
@@ -216,20 +241,25 @@ impl Server {
         (self.law.secs(&self.ahead) - elapsed.min(head_s)).max(0.0)
     }
 
-    /// What is known of its speed; of one that has shown nothing yet, what is known of the fleet.
-    pub(super) fn law<'a>(&'a self, fleet: &'a Law) -> &'a Law {
-        if self.law.samples() == 0 { fleet } else { &self.law }
+    /// What is known of its speed; of one that has shown nothing yet, what is known of others.
+    pub(super) fn law<'a>(&'a self, fleet: &'a Fleet) -> &'a Law {
+        if self.law.samples() == 0 { fleet.ttft(self.kind) } else { &self.law }
     }
 
     /// The same for times per output token.
-    pub(super) fn tpot<'a>(&'a self, fleet: &'a Law) -> &'a Law {
-        if self.tpot.samples() == 0 { fleet } else { &self.tpot }
+    pub(super) fn tpot<'a>(&'a self, fleet: &'a Fleet) -> &'a Law {
+        if self.tpot.samples() == 0 { fleet.tpot(self.kind) } else { &self.tpot }
     }
 
     /// By how much to discount times here, so that it is tried: half without samples, less the more and the newer they are.
-    pub(super) fn doubt(&self, now: Time) -> f64 {
+    /// Samples of others that have such a cache say something, too.
+    pub(super) fn doubt(&self, now: Time, fleet: &Fleet) -> f64 {
         let age_s = now.saturating_since(self.sampled_at).as_secs_f64();
-        let samples = self.law.samples() as f64 * libm::exp2(-age_s / HALF_LIFE_S);
+        let samples = if self.law.samples() == 0 {
+            OF_ITS_KIND * fleet.samples(self.kind) as f64
+        } else {
+            self.law.samples() as f64 * libm::exp2(-age_s / HALF_LIFE_S)
+        };
         DOUBT / (1.0 + samples).sqrt()
     }
 
