@@ -11,7 +11,9 @@ is missing. Connects to the cluster of RAY_ADDRESS, or starts a local one.
 """
 
 import argparse
+import hashlib
 import io
+import json
 import pathlib
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import tempfile
 
 import ray
 
-# A file in the folder of a shard of which nothing is missing.
+# A file in the folder of a shard of which nothing is missing: what it was asked for.
 ENDED = "ended"
 
 
@@ -54,10 +56,19 @@ def main() -> int:
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args, options = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
 
-    ray.init()
     path = pathlib.Path(args.scenario)
     text = path.read_bytes() if path.exists() else None
-    binary = ray.put(args.binary.read_bytes())
+    program = args.binary.read_bytes()
+    sent = {"program": program, "scenario": text or args.scenario.encode()}
+    digests = {what: hashlib.sha256(sent).hexdigest() for what, sent in sent.items()}
+    asked = json.dumps({**digests, "options": options})
+    for marker in args.out.glob(f"shards/*-of-{args.shards}/{ENDED}"):
+        if marker.read_text() != asked:
+            print(f"{marker.parent} is of another program, scenario or options: name another --out", file=sys.stderr)
+            return 2
+
+    ray.init()
+    binary = ray.put(program)
     task = ray.remote(num_cpus=1, max_retries=3)(sweep_shard)
     folders = {number: args.out / "shards" / f"{number}-of-{args.shards}" for number in range(1, args.shards + 1)}
     shards = {
@@ -75,7 +86,7 @@ def main() -> int:
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(folders[number], filter="data")
             if code == 0:
-                (folders[number] / ENDED).touch()
+                (folders[number] / ENDED).write_text(asked)
         except ray.exceptions.RayError as error:
             code, said = 2, str(error)
         # 1: some runs failed, which their files say. 2: the shard could not run.

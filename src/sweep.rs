@@ -80,7 +80,15 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
 
 pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {
     let baseline = args.baseline.as_deref();
-    finish(&args.out, baseline, &merge(&args.folders, &args.out, baseline)?)
+    let merged = merge(&args.folders, &args.out, baseline)?;
+    if merged.missing > 0 {
+        let missing = merged.missing;
+        writeln!(
+            io::stderr(),
+            "note: {missing} runs are missing that others of the same cell, policy or seed suggest: shards that are not here yet?"
+        )?;
+    }
+    finish(&args.out, baseline, &merged)
 }
 
 fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result<bool> {
@@ -92,13 +100,6 @@ fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result
         "tables   {folder}/summary.csv, comparison.csv, results.csv, results.parquet"
     )?;
     drop(stdout);
-    if merged.missing > 0 {
-        let missing = merged.missing;
-        writeln!(
-            io::stderr(),
-            "note: {missing} runs are missing that others of the same cell, policy or seed suggest: shards that are not here yet?"
-        )?;
-    }
     for (path, problem) in &merged.failed {
         writeln!(io::stderr(), "failed: {}: {problem}", path.display())?;
     }

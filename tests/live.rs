@@ -171,8 +171,11 @@ fn what_is_learned_is_kept_and_a_damaged_file_is_refused() {
         let value: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
         let learned = &value["learned"]["lodestar"];
         let url = format!("http://{}", mock.address);
-        assert!(learned["instances"][url]["ttft"]["samples"].as_u64() >= Some(1), "{learned}");
-        learned["fleet"]["samples"].as_u64().unwrap()
+        assert!(
+            learned["instances"][url]["laws"]["ttft"]["samples"].as_u64() >= Some(1),
+            "{learned}"
+        );
+        learned["fleet"]["all"]["ttft"]["samples"].as_u64().unwrap()
     };
     for requests in [3, 6] {
         let mut proxy = Server::start(&serve);

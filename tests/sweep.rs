@@ -48,9 +48,35 @@ fn failed_runs_are_exit_code_1_and_the_others_are_there() {
 }
 
 #[test]
+fn without_a_folder_results_are_in_one_of_the_scenarios_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |scenario: &str| {
+        fs::write(folder.path().join("s.toml"), scenario).expect("written");
+        let mut sweep = Command::new(env!("CARGO_BIN_EXE_lodestar"));
+        sweep.args(["sweep", "s.toml", "--seeds", "5"]).current_dir(folder.path());
+        sweep.output().expect("it starts")
+    };
+    let output = run(&SCENARIO.replace("gone.jsonl", "s.toml"));
+    assert!(folder.path().join("out/half/summary.csv").exists());
+    // There is no terminal: a line for each tenth of twenty runs.
+    let said = String::from_utf8_lossy(&output.stderr);
+    let progress: Vec<&str> = said.lines().filter(|line| line.contains(" of 20 runs")).collect();
+    assert_eq!(progress.len(), 10, "{said}");
+    assert!(progress[9].starts_with("20 of 20 runs, 10 failed, best so far "), "{said}");
+
+    for name in ["../half", "a/b", "..", "", "/half"] {
+        let output = run(&SCENARIO.replace("\"half\"", &format!("{name:?}")));
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("`name` is ") && said.contains("use no / and no .."), "{said}");
+    }
+}
+
+#[test]
 fn what_cannot_start_is_exit_code_2_and_leaves_nothing() {
     for (wrong, answer) in [
         (["--policies", "randm"], "did you mean \"random\"?"),
+        (["--policies", "hindsite"], "did you mean hindsight?"),
         (["--policies", "random"], "the baseline prefix-cache is not among the policies (random)"),
         (["--baseline", "least-kv"], "the baseline least-kv is not among the policies"),
         (["--shard", "3/2"], "`3/2` is not a shard"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use lodestar_router::Duration;
 use lodestar_sim::{InvalidPlan, PlannedEvent};
@@ -14,7 +14,7 @@ use super::content::{Content, Origin};
 use super::error::ScenarioError;
 use super::event::{EventEntry, time};
 use super::file::{ScenarioFile, WorkloadEntry};
-use super::find::beside;
+use super::find::{beside, suggestion};
 use crate::digest::sha256;
 use crate::fleet::Fleet;
 use crate::sweep::{Published, read_published};
@@ -58,6 +58,11 @@ impl Origins<'_> {
         let contenders = self.contenders(file.policies.clone())?;
         let published =
             file.measured.as_deref().map_or(Ok(Vec::new()), |path| self.published(path))?;
+        if !is_a_folders_name(&file.name) {
+            let complaint =
+                format!("is {:?}: results are kept under it, so use no / and no ..", file.name);
+            return Err(self.invalid("name", complaint));
+        }
         if file.seeds == 0 {
             return Err(self.invalid("seeds", "is 0: a sweep needs at least one"));
         }
@@ -265,8 +270,10 @@ impl Origins<'_> {
             return Err(self.invalid(key, complaint));
         }
         let config = match (&entry.preset, &entry.generate, &entry.trace) {
-            (Some(preset), None, None) => WorkloadConfig::preset(preset)
-                .map_err(|error| self.invalid(format!("{key}.preset"), error.to_string()))?,
+            (Some(preset), None, None) => WorkloadConfig::preset(preset).map_err(|error| {
+                let suggestion = suggestion(preset, WorkloadConfig::preset_names());
+                self.invalid(format!("{key}.preset"), format!("{error}{suggestion}"))
+            })?,
             (None, Some(config), None) => config.clone(),
             (None, None, Some(path)) => return Ok(self.trace(entry, path)),
             _ => {
@@ -354,6 +361,11 @@ impl Cell {
 }
 
 /// Names become folders.
+fn is_a_folders_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
+}
+
 fn check_name(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());

@@ -7,6 +7,7 @@ use lodestar_traces::TraceRequest;
 use serde::{Deserialize, Serialize};
 
 use super::error::ScenarioError;
+use super::find::suggestion;
 
 /// Somebody to compare, under the name that results use.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +63,11 @@ impl Yardstick {
         ("hindsight", Self::Hindsight),
         ("physical-bound", Self::PhysicalBound),
     ];
+
+    /// The names of all.
+    pub(super) fn names() -> [&'static str; 3] {
+        Self::ALL.map(|(name, _)| name)
+    }
 
     fn run(
         self,
@@ -161,7 +167,10 @@ impl Contender {
         if let Some((_, yardstick)) = Yardstick::ALL.into_iter().find(|(known, _)| *known == name) {
             return Ok(Self { label: name.to_owned(), runner: Runner::Yardstick(yardstick) });
         }
-        let policy = PolicyConfig::from_name(name)?;
+        let policy = PolicyConfig::from_name(name).map_err(|error| ScenarioError::Policy {
+            error,
+            suggestion: suggestion(name, Yardstick::names().into_iter()),
+        })?;
         Ok(Self { label: name.to_owned(), runner: Runner::Policy(policy) })
     }
 

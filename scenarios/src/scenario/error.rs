@@ -5,18 +5,20 @@ use std::io;
 use lodestar_router::UnknownPolicy;
 use lodestar_traces::TraceError;
 
+use super::contender::Yardstick;
+
 /// Why a scenario cannot be used. Every message says which file, which key, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// Neither a file nor in the catalog.
     #[error(
-        "there is no file `{asked}` and no scenario of that name{nearest}; `lodestar scenario list` lists them"
+        "there is no file `{asked}` and no scenario of that name{suggestion}; `lodestar scenario list` lists them"
     )]
     Unknown {
         /// What was asked for.
         asked: String,
         /// The nearest name, as a question.
-        nearest: String,
+        suggestion: String,
     },
     /// A file that cannot be read.
     #[error("cannot read {path}")]
@@ -44,9 +46,14 @@ pub enum ScenarioError {
         /// What is wrong, and what to do.
         complaint: String,
     },
-    /// A policy on the command line that does not exist.
-    #[error(transparent)]
-    Policy(#[from] UnknownPolicy),
+    /// A policy that does not exist.
+    #[error("{error}; beside them there are the yardsticks {}{suggestion}", Yardstick::names().join(", "))]
+    Policy {
+        /// Its name, and those of the policies.
+        error: UnknownPolicy,
+        /// The nearest yardstick, as a question.
+        suggestion: String,
+    },
     /// A policy named twice.
     #[error("the policy {0} is named twice: leave one out, or give one another `label`")]
     RepeatedPolicy(String),

@@ -88,15 +88,17 @@ fn text_of(path_or_name: &str) -> Result<(PathBuf, String), ScenarioError> {
     let path = Path::new(path_or_name);
     if !path.exists() {
         let asked = path_or_name.to_owned();
-        return Err(ScenarioError::Unknown { nearest: nearest(&asked), asked });
+        let suggestion = suggestion(&asked, scenario_names());
+        return Err(ScenarioError::Unknown { suggestion, asked });
     }
     let text = fs::read_to_string(path)
         .map_err(|source| ScenarioError::Io { path: path_or_name.to_owned(), source })?;
     Ok((path.parent().map_or_else(PathBuf::new, Path::to_path_buf), text))
 }
 
-fn nearest(asked: &str) -> String {
-    scenario_names()
+/// The nearest of the names, as a question, if one is near enough to have been meant.
+pub(super) fn suggestion<'a>(asked: &str, names: impl Iterator<Item = &'a str>) -> String {
+    names
         .map(|name| (strsim::jaro_winkler(asked, name), name))
         .filter(|(similarity, _)| *similarity > 0.7)
         .max_by(|a, b| a.0.total_cmp(&b.0))

@@ -4,7 +4,7 @@
 //! its seeds'. Below 1 is faster.
 
 use super::figures::{Figure, Figures};
-use super::interval::Ratio;
+use super::interval::{Ratio, Share};
 use super::item::{CellIdentity, Item};
 use crate::scenario::Kind;
 use crate::summary::Summary;
@@ -48,6 +48,8 @@ pub struct ComparisonRow {
     pub mean_ratio_to_best: Option<Ratio>,
     /// P99 of TTFT against that of the heuristic whose P99 is lowest, perhaps another.
     pub p99_ratio_to_best: Option<Ratio>,
+    /// Share of the gap in mean TTFT between that heuristic and hindsight that it closes, of the seeds that all three have.
+    pub gap_closed: Option<Share>,
 }
 
 /// Every policy in every cell; `items` by cell, policy and seed.
@@ -93,5 +95,6 @@ fn row(runs: &[Item], figures: &Figures<'_>, baseline: &str) -> ComparisonRow {
         best_heuristic: figures.best_heuristic(cell, Figure::Mean).map(str::to_owned),
         mean_ratio_to_best: over_best(Figure::Mean),
         p99_ratio_to_best: over_best(Figure::P99),
+        gap_closed: figures.gap_closed(std::iter::once(cell), &first.policy),
     }
 }

@@ -2,8 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::interval::Share;
 use super::item::Item;
 use crate::scenario::Kind;
+
+/// The yardstick that knows the whole trace.
+const HINDSIGHT: &str = "hindsight";
+/// The least gap between the best heuristics and hindsight that has shares, as a part of the heuristics' times.
+const GAP_MIN: f64 = 0.01;
 
 /// Mean and P99 of TTFT, ms, by seed.
 type BySeed = BTreeMap<u64, [f64; 2]>;
@@ -22,6 +28,7 @@ pub(super) struct Figures<'a> {
     runs: BTreeMap<u32, BTreeMap<&'a str, BySeed>>,
     /// By cell: the best heuristic by [`Figure::Mean`] and by [`Figure::P99`].
     best: BTreeMap<u32, [&'a str; 2]>,
+    has_hindsight: bool,
 }
 
 impl<'a> Figures<'a> {
@@ -45,7 +52,12 @@ impl<'a> Figures<'a> {
         let best_of = |(cell, policies): (u32, BTreeMap<&'a str, BySeed>)| {
             (cell, [Figure::Mean, Figure::P99].map(|figure| best(&policies, figure)))
         };
-        Self { runs, best: heuristics.into_iter().map(best_of).collect() }
+        let is_hindsight = |item: &Item| item.kind == Kind::Yardstick && item.policy == HINDSIGHT;
+        Self {
+            runs,
+            best: heuristics.into_iter().map(best_of).collect(),
+            has_hindsight: items.iter().any(is_hindsight),
+        }
     }
 
     /// The cells with figures.
@@ -77,6 +89,38 @@ impl<'a> Figures<'a> {
         let log = |(seed, ms): (u64, f64)| Some((seed, (ms / others.get(&seed)?).ln()));
         self.by_seed(cell, figure, policy).into_iter().filter_map(log).collect()
     }
+
+    /// The share that a policy closes of the gap in mean TTFT between each cell's best heuristic and hindsight, both summed over
+    /// cells and seeds. None where hindsight is hardly faster than the best heuristics: of nothing there are no parts.
+    pub(super) fn gap_closed(
+        &self,
+        cells: impl Iterator<Item = u32>,
+        policy: &str,
+    ) -> Option<Share> {
+        if !self.has_hindsight {
+            return None;
+        }
+        let mut seeds: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+        let mut best_ms = 0.0;
+        for cell in cells {
+            let Some(best) = self.best_heuristic(cell, Figure::Mean) else { continue };
+            let by_seed = |policy| self.by_seed(cell, Figure::Mean, policy);
+            let (best, hindsight) = (by_seed(best), by_seed(HINDSIGHT));
+            for (seed, ms) in by_seed(policy) {
+                if let (Some(best), Some(hindsight)) = (best.get(&seed), hindsight.get(&seed)) {
+                    let (closed, gap) = seeds.entry(seed).or_default();
+                    *closed += best - ms;
+                    *gap += best - hindsight;
+                    best_ms += best;
+                }
+            }
+        }
+        let gap_ms: f64 = seeds.values().map(|(_, gap)| gap).sum();
+        if gap_ms < GAP_MIN * best_ms {
+            return None;
+        }
+        Share::of_seeds(&seeds.into_values().collect::<Vec<_>>())
+    }
 }
 
 /// The lowest geometric mean over seeds, among those that have most seeds: who failed with a hard one is not
@@ -89,4 +133,33 @@ fn best<'a>(policies: &BTreeMap<&'a str, BySeed>, figure: Figure) -> &'a str {
     let complete = policies.iter().filter(|(_, by_seed)| by_seed.len() == most);
     let least = complete.min_by(|a, b| log_mean(a.1).total_cmp(&log_mean(b.1)));
     least.expect("a cell is there because a policy is").0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One cell with these mean TTFTs, ms, of one seed; the heuristic has 100.
+    fn share(policy: f64, hindsight: f64) -> Option<f64> {
+        let of = |ms| BySeed::from([(1, [ms, ms])]);
+        let cell = [("heuristic", of(100.0)), ("policy", of(policy)), (HINDSIGHT, of(hindsight))];
+        let figures = Figures {
+            runs: BTreeMap::from([(0, BTreeMap::from(cell))]),
+            best: BTreeMap::from([(0, ["heuristic"; 2])]),
+            has_hindsight: true,
+        };
+        figures.gap_closed(figures.cells(), "policy").map(|share| share.value)
+    }
+
+    #[test]
+    fn a_share_is_of_the_gap_between_the_best_heuristic_and_hindsight() {
+        assert_eq!(share(90.0, 80.0), Some(0.5));
+        assert_eq!(share(110.0, 80.0), Some(-0.5));
+    }
+
+    #[test]
+    fn of_next_to_nothing_there_are_no_shares() {
+        assert_eq!(share(110.0, 99.5), None);
+        assert_eq!(share(98.0, 98.0), Some(1.0));
+    }
 }

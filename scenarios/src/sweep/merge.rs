@@ -13,10 +13,13 @@ use super::over_cells::{PolicySummary, summarise};
 use super::results;
 use super::series::Series;
 use super::text;
+use crate::digest::sha256;
 use crate::scenario::{Scenario, ScenarioError};
 
 /// The table of all runs.
 pub(super) const PARQUET: &str = "results.parquet";
+/// The digests of all tables, as `sha256sum --check` reads them: Parquet notices only some of the bytes that have changed.
+pub(super) const DIGESTS: &str = "SHA256SUMS";
 
 /// The tables of a sweep, as values.
 #[derive(Clone, Debug)]
@@ -108,10 +111,17 @@ pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, Swe
     let figures = Figures::of(&items);
     let comparison = compare_all(&items, &figures, &baseline);
     let summary = summarise(&comparison, &figures, &baseline);
-    write_atomically(&folder.join(PARQUET), &results::parquet(&items))?;
-    write_atomically(&folder.join("results.csv"), &results::csv(&items))?;
-    write_atomically(&folder.join("comparison.csv"), &results::comparison_csv(&comparison))?;
-    write_atomically(&folder.join("summary.csv"), &results::summary_csv(&summary))?;
+    let mut digests = String::new();
+    for (name, table) in [
+        (PARQUET, results::parquet(&items)),
+        ("results.csv", results::csv(&items)),
+        ("comparison.csv", results::comparison_csv(&comparison)),
+        ("summary.csv", results::summary_csv(&summary)),
+    ] {
+        write_atomically(&folder.join(name), &table)?;
+        digests += &format!("{}  {name}\n", sha256(&table));
+    }
+    write_atomically(&folder.join(DIGESTS), digests.as_bytes())?;
     let missing = missing(&items, failed.len());
     Ok(Merged { comparison, summary, failed, missing, baseline })
 }

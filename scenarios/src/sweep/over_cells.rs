@@ -13,8 +13,6 @@ use crate::scenario::Kind;
 
 /// A mean TTFT so many times that of a cell's best heuristic is lost to it.
 const LOST: f64 = 1.02;
-/// The least gap between the best heuristics and hindsight that has shares, as a part of the heuristics' times.
-const GAP_MIN: f64 = 0.01;
 
 /// A policy over all cells.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +79,6 @@ pub(super) fn summarise(
     for row in rows {
         by_policy.entry(&row.policy).or_default().push(row);
     }
-    let hindsight = rows.iter().find(|r| r.kind == Kind::Yardstick && r.policy == "hindsight");
     let of_policy = |(policy, rows): (&str, Vec<&ComparisonRow>)| {
         let to_baseline = |figure| over_cells(figures, figure, policy, |_| Some(baseline));
         let to_best = |figure| {
@@ -97,7 +94,7 @@ pub(super) fn summarise(
             p99_ratio: to_baseline(Figure::P99),
             mean_ratio_to_best: to_best(Figure::Mean),
             p99_ratio_to_best: to_best(Figure::P99),
-            gap_closed: hindsight.and_then(|row| gap_closed(figures, policy, &row.policy)),
+            gap_closed: figures.gap_closed(figures.cells(), policy),
             verdicts: Verdicts::of(rows.iter().map(|row| row.mean_ratio)),
             verdicts_to_best: Verdicts::of(rows.iter().map(|row| row.mean_ratio_to_best)),
             lost_to_best: rows.iter().filter(is_lost).count() as u64,
@@ -127,30 +124,6 @@ fn over_cells<'a>(
     }
     let of_seed = |seed: &u64| mean(cells.iter().map(|logs| logs[seed]));
     Ratio::of_logs(&seeds.iter().map(of_seed).collect::<Vec<_>>())
-}
-
-/// None where hindsight is hardly faster than the best heuristics: of nothing there are no parts.
-fn gap_closed(figures: &Figures<'_>, policy: &str, hindsight: &str) -> Option<Share> {
-    let mut seeds: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
-    let mut best_ms = 0.0;
-    for cell in figures.cells() {
-        let Some(best) = figures.best_heuristic(cell, Figure::Mean) else { continue };
-        let by_seed = |policy| figures.by_seed(cell, Figure::Mean, policy);
-        let (best, hindsight) = (by_seed(best), by_seed(hindsight));
-        for (seed, ms) in by_seed(policy) {
-            if let (Some(best), Some(hindsight)) = (best.get(&seed), hindsight.get(&seed)) {
-                let (closed, gap) = seeds.entry(seed).or_default();
-                *closed += best - ms;
-                *gap += best - hindsight;
-                best_ms += best;
-            }
-        }
-    }
-    let gap_ms: f64 = seeds.values().map(|(_, gap)| gap).sum();
-    if gap_ms < GAP_MIN * best_ms {
-        return None;
-    }
-    Share::of_seeds(&seeds.into_values().collect::<Vec<_>>())
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {

@@ -10,9 +10,10 @@ use super::error::SweepError;
 use super::figures::Figures;
 use super::item::{CellIdentity, Item, ItemOutcome};
 use super::measure::Measured;
-use super::merge::{PARQUET, baseline_of, read_sorted};
+use super::merge::{DIGESTS, PARQUET, baseline_of, read_sorted};
 use super::over_cells::{PolicySummary, summarise};
 use super::series::Series;
+use crate::digest::sha256;
 use crate::scenario::{Runner, scenario_names};
 use crate::table::Table;
 use crate::tables::Results;
@@ -39,7 +40,7 @@ impl Overview {
     /// # Errors
     /// When there are no runs, a file is damaged or of another sweep, or the baseline is not among them.
     pub fn read(folder: &Path, baseline: Option<&str>) -> Result<Self, SweepError> {
-        check_parquet(&folder.join(PARQUET))?;
+        check_parquet(folder)?;
         let mut lowest: BTreeMap<(u32, String), u64> = BTreeMap::new();
         let mut slim = |item: &mut Item| {
             let key = (item.cell.index, item.policy.clone());
@@ -123,12 +124,25 @@ fn sweep_command(items: &[Item], baseline: &str) -> String {
 }
 
 /// A figure beside a table that nobody can read would vouch for it.
-fn check_parquet(path: &Path) -> Result<(), SweepError> {
+fn check_parquet(folder: &Path) -> Result<(), SweepError> {
+    let path = folder.join(PARQUET);
     if !path.exists() {
         return Ok(());
     }
-    let bytes =
-        fs::read(path).map_err(|source| SweepError::Read { path: path.to_owned(), source })?;
-    let damaged = |problem: String| SweepError::Damaged { path: path.to_owned(), problem };
-    Table::read_parquet(&bytes).map(|_| ()).map_err(|error| damaged(error.to_string()))
+    let read = |path: &Path| {
+        fs::read(path).map_err(|source| SweepError::Read { path: path.to_owned(), source })
+    };
+    let bytes = read(&path)?;
+    let damaged = |problem: String| SweepError::Damaged { path: path.clone(), problem };
+    Table::read_parquet(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let digests = folder.join(DIGESTS);
+    if !digests.exists() {
+        return Ok(());
+    }
+    let expected = format!("{}  {PARQUET}", sha256(&bytes));
+    let digests = String::from_utf8_lossy(&read(&digests)?).into_owned();
+    if digests.lines().any(|line| line == expected) {
+        return Ok(());
+    }
+    Err(damaged(format!("{DIGESTS} says that its bytes were others")))
 }

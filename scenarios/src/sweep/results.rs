@@ -160,6 +160,9 @@ struct ComparisonLine<'a> {
     ttft_p99_ratio_to_best: Option<f64>,
     ttft_p99_ratio_to_best_low: Option<f64>,
     ttft_p99_ratio_to_best_high: Option<f64>,
+    gap_closed: Option<f64>,
+    gap_closed_low: Option<f64>,
+    gap_closed_high: Option<f64>,
 }
 
 /// `comparison.csv`.
@@ -195,6 +198,9 @@ pub(super) fn comparison_csv(rows: &[ComparisonRow]) -> Vec<u8> {
         ttft_p99_ratio_to_best: value(row.p99_ratio_to_best),
         ttft_p99_ratio_to_best_low: low(row.p99_ratio_to_best),
         ttft_p99_ratio_to_best_high: high(row.p99_ratio_to_best),
+        gap_closed: row.gap_closed.map(|share| share.value),
+        gap_closed_low: bound(row.gap_closed, |interval| interval.low),
+        gap_closed_high: bound(row.gap_closed, |interval| interval.high),
     }))
 }
 

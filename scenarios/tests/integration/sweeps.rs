@@ -281,16 +281,35 @@ fn an_overview_has_the_course_of_one_seed_and_the_figures_of_all() {
     }
     let command = "lodestar sweep FILE --policies least-request,pc-2,prefix-cache,random --seeds 2";
     assert!(overview.command.starts_with(command), "{}", overview.command);
+}
+
+#[test]
+fn a_damaged_table_of_runs_is_noticed_whatever_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    whole(folder.path());
     let table = folder.path().join("results.parquet");
-    fs::write(&table, &fs::read(&table).unwrap()[..100]).unwrap();
-    let error = Overview::read(folder.path(), None).unwrap_err().to_string();
-    assert!(error.contains("results.parquet is damaged"), "{error}");
+    let bytes = fs::read(&table).unwrap();
+    let assert_noticed = |bytes: &[u8], what: usize| {
+        fs::write(&table, bytes).unwrap();
+        let error = Overview::read(folder.path(), None).unwrap_err().to_string();
+        assert!(error.contains("results.parquet is damaged"), "{what}: {error}");
+        assert!(error.contains("delete it and run the sweep with --resume"), "{error}");
+    };
+    assert_noticed(&bytes[..100], 100);
+    for at in (0..bytes.len()).step_by(bytes.len() / 20) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        assert_noticed(&changed, at);
+    }
+    fs::write(&table, bytes).unwrap();
+    Overview::read(folder.path(), None).unwrap();
 }
 
 #[test]
 fn yardsticks_say_what_is_left_to_win() {
     let folder = tempfile::tempdir().unwrap();
-    let policies = ["random", "prefix-cache", "hindsight", "physical-bound"].map(str::to_owned);
+    let policies = ["random", "prefix-cache", "lodestar", "hindsight", "physical-bound"];
+    let policies = policies.map(str::to_owned);
     let options = SweepOptions { policies: policies.into(), ..options("1/8") };
     sweep(&options, 2, folder.path()).unwrap();
     write_tables(folder.path(), None).unwrap();
@@ -307,4 +326,21 @@ fn yardsticks_say_what_is_left_to_win() {
     assert!(gaps["physical-bound"].1 > 1.0, "{gaps:?}");
     assert!(gaps["random"].1 < gaps["prefix-cache"].1.max(0.0) + 1e-9, "{gaps:?}");
     assert!(gaps["prefix-cache"].1 < 1.0, "{gaps:?}");
+    // A share in each cell, too; and nobody who must decide as requests come is faster than hindsight with any seed.
+    let comparison = fs::read_to_string(folder.path().join("comparison.csv")).unwrap();
+    let mut reader = csv::Reader::from_reader(comparison.as_bytes());
+    for line in reader.deserialize::<BTreeMap<String, String>>().map(Result::unwrap) {
+        let share: f64 = line["gap_closed"].parse().unwrap();
+        assert_eq!(share == 1.0, line["policy"] == "hindsight", "{line:?}");
+    }
+    let mut means: BTreeMap<u64, BTreeMap<String, f64>> = BTreeMap::new();
+    for item in read_items(folder.path()).unwrap() {
+        let ttft = item.measured().unwrap().summary.ttft_ms.unwrap();
+        means.entry(item.seed).or_default().insert(item.policy, ttft.mean);
+    }
+    for means in means.values() {
+        for policy in ["random", "prefix-cache", "lodestar"] {
+            assert!(means["hindsight"] <= means[policy], "{means:?}");
+        }
+    }
 }
