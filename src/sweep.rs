@@ -1,7 +1,7 @@
 //! `lodestar sweep` and `lodestar merge`: many runs, and the tables of them.
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use lodestar_scenarios::scenario::read_scenario;
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
         resume: args.resume,
     };
     let scenario = read_scenario(&args.scenario)?;
-    let out = args.out.clone().unwrap_or_else(|| Path::new("out").join(&scenario.name));
+    let out = args.out.clone().map_or_else(|| default_folder(&scenario.name), Ok)?;
     let sweep = Sweep::new(scenario, &options, &out)?;
     if sweep.is_empty() {
         writeln!(
@@ -76,6 +76,16 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
     outcome?;
     let baseline = args.baseline.as_deref();
     finish(&out, baseline, &write_tables(&out, baseline)?)
+}
+
+fn default_folder(name: &str) -> anyhow::Result<PathBuf> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(part)), None) if part == name => Ok(Path::new("out").join(name)),
+        _ => anyhow::bail!(
+            "the scenario's name {name:?} is not that of a folder: say where with --out"
+        ),
+    }
 }
 
 pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {

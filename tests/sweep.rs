@@ -68,7 +68,7 @@ fn without_a_folder_results_are_in_one_of_the_scenarios_name() {
         let output = run(&SCENARIO.replace("\"half\"", &format!("{name:?}")));
         assert_eq!(output.status.code(), Some(2), "{name}");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("`name` is ") && said.contains("use no / and no .."), "{said}");
+        assert!(said.contains("say where with --out"), "{said}");
     }
 }
 

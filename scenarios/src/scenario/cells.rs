@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use lodestar_router::Duration;
 use lodestar_sim::{InvalidPlan, PlannedEvent};
@@ -58,11 +58,6 @@ impl Origins<'_> {
         let contenders = self.contenders(file.policies.clone())?;
         let published =
             file.measured.as_deref().map_or(Ok(Vec::new()), |path| self.published(path))?;
-        if !is_a_folders_name(&file.name) {
-            let complaint =
-                format!("is {:?}: results are kept under it, so use no / and no ..", file.name);
-            return Err(self.invalid("name", complaint));
-        }
         if file.seeds == 0 {
             return Err(self.invalid("seeds", "is 0: a sweep needs at least one"));
         }
@@ -361,11 +356,6 @@ impl Cell {
 }
 
 /// Names become folders.
-fn is_a_folders_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
-}
-
 fn check_name(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
