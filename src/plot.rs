@@ -22,7 +22,8 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     let folder = &args.folder;
     anyhow::ensure!(folder.is_dir(), "{} is not a folder: check the path", folder.display());
     if !folder.join("manifest.json").exists() {
-        return sweep_report(folder, args.baseline.as_deref());
+        draw_sweep(folder, args.baseline.as_deref())?;
+        return announce(folder);
     }
     anyhow::ensure!(
         args.baseline.is_none(),
@@ -33,13 +34,13 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     announce(folder)
 }
 
-/// Draws a sweep's report and says where it is.
-pub(crate) fn sweep_report(folder: &Path, baseline: Option<&str>) -> anyhow::Result<()> {
-    lodestar_plots::sweep_report(&Overview::read(folder, baseline)?, folder)?;
-    announce(folder)
+/// Draws a sweep's report.
+pub(crate) fn draw_sweep(folder: &Path, baseline: Option<&str>) -> anyhow::Result<()> {
+    Ok(lodestar_plots::sweep_report(&Overview::read(folder, baseline)?, folder)?)
 }
 
-fn announce(folder: &Path) -> anyhow::Result<()> {
+/// Says where a report is.
+pub(crate) fn announce(folder: &Path) -> anyhow::Result<()> {
     let folder = folder.display();
     Ok(writeln!(
         io::stdout(),

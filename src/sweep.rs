@@ -8,7 +8,7 @@ use lodestar_scenarios::scenario::read_scenario;
 use lodestar_scenarios::sweep::{Merged, Shard, Sweep, SweepOptions, merge, write_tables};
 
 use crate::progress::SweepProgress;
-use crate::replay::Threads;
+use crate::replay::{InformationArg, Threads};
 
 /// Run every cell of a scenario under every policy with every seed
 #[derive(Args, Debug)]
@@ -30,6 +30,10 @@ pub(crate) struct SweepArgs {
     /// The policy with which the others are compared [default: the scenario's]
     #[arg(long, value_name = "POLICY")]
     baseline: Option<String>,
+    /// What policies see: what their own implementations do, or Lodestar's ledger and index
+    /// (docs/policies.md) [default: the scenario's]
+    #[arg(long)]
+    information: Option<InformationArg>,
     /// Folder for the runs and the tables [default: out/ and the scenario's name]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -57,6 +61,7 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
         policies: args.policies.clone(),
         seeds: args.seeds,
         baseline: args.baseline.clone(),
+        information: args.information.map(InformationArg::get),
         shard: args.shard,
         resume: args.resume,
     };
@@ -102,6 +107,8 @@ pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {
 }
 
 fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result<bool> {
+    // Before anything is printed: whoever reads only the first lines has the report, too.
+    crate::plot::draw_sweep(out, baseline)?;
     let mut stdout = io::stdout().lock();
     write!(stdout, "{}", merged.text())?;
     let folder = out.display();
@@ -113,6 +120,6 @@ fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result
     for (path, problem) in &merged.failed {
         writeln!(io::stderr(), "failed: {}: {problem}", path.display())?;
     }
-    crate::plot::sweep_report(out, baseline)?;
+    crate::plot::announce(out)?;
     Ok(merged.failed.is_empty())
 }

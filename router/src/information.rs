@@ -23,6 +23,16 @@ pub enum Information {
     Ideal,
 }
 
+impl Information {
+    /// The name in files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployed => "deployed",
+            Self::Ideal => "ideal",
+        }
+    }
+}
+
 /// Where requests per instance are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LoadSource {
@@ -286,5 +296,48 @@ mod tests {
             let looks_at_prefixes = deployed.prefix != PrefixSource::None;
             assert_eq!(ideal.prefix == PrefixSource::CapacityAware, looks_at_prefixes);
         }
+    }
+
+    #[test]
+    fn each_policy_sees_what_its_implementation_sees() {
+        // 3,200,000 = 200,000 · 16; 16,777,216 = 67,108,864 / 4; 8,388,608 = 33,554,432 / 4.
+        let expected = "\
+random: no counts
+round-robin: no counts
+least-request: own counts
+power-of-two: own counts
+least-kv: scraped counts, scrape every 50 ms
+prefix-cache: own counts, own routing in blocks of 16, 3200000 tokens in all, 20 min
+prefix-hit-threshold: own counts, own routing in blocks of 16, 3200000 tokens in all, 20 min
+lmetric: scraped counts, scrape every 100 ms, own routing in blocks of 16, 3200000 tokens in all, 20 min
+mooncake: own counts, KV events
+mooncake-simple: scraped counts, scrape every 100 ms
+preble: own counts, own routing up to each KV capacity
+sglang-cache-aware: own counts, scrape every 10000 ms, own routing in blocks of 16, 16777216 tokens an instance
+sglang-least-load: scraped counts, scrape every 10000 ms
+vllm-router-cache-aware: own counts, own routing in blocks of 16, 8388608 tokens an instance
+llm-d-sticky: own counts, own routing in blocks of 64, as many as an engine has
+llm-d-weighted: scraped counts, scrape every 50 ms, own routing in blocks of 64, as many as an engine has
+llm-d-predicted: scraped counts, scrape every 50 ms, own routing in blocks of 64, as many as an engine has
+dynamo: own counts, KV events
+production-stack: no counts, own routing in blocks of 32, never evicted
+bounded-hash: own counts
+session-affinity: own counts
+least-tokens: own counts
+least-latency: no counts
+vtc: scraped counts, scrape every 50 ms
+join-shortest-work: own counts, own routing up to each KV capacity
+lodestar: own counts, scrape every 100 ms, own routing up to each KV capacity and KV events
+lodestar-paper: own counts, scrape every 100 ms, own routing in blocks of 16, 3200000 tokens in all, 20 min
+lodestar-paper-as-shipped: own counts, scrape every 100 ms, own routing in blocks of 16, 3200000 tokens in all, 20 min";
+        let row = |policy: &PolicyConfig| {
+            format!("{}: {}", policy.name(), Sources::of(policy, Information::Deployed))
+        };
+        let rows: Vec<String> = PolicyConfig::all().iter().map(row).collect();
+        assert_eq!(rows.join("\n"), expected);
+        // What a row does not tell.
+        let llm_d = Sources::of(&PolicyConfig::LlmDSticky, Information::Deployed).prefix;
+        let capacity = Capacity::PerEngineBlock { unknown_blocks: 31_250 };
+        assert_eq!(llm_d, PrefixSource::OwnRouting { block_tokens: 64, capacity });
     }
 }

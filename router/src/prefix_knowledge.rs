@@ -75,7 +75,7 @@ impl PrefixKnowledge {
                     0 => unknown_blocks,
                     tokens => tokens / ENGINE_BLOCK_TOKENS,
                 };
-                blocks * u64::from(self.block_tokens)
+                blocks.saturating_mul(u64::from(self.block_tokens))
             }
             PrefixSource::OwnRouting { .. } | PrefixSource::KvEvents => u64::MAX,
         };

@@ -30,6 +30,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use lodestar_router::Information;
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
@@ -114,6 +115,8 @@ pub struct SweepOptions {
     pub seeds: Option<u64>,
     /// Instead of the scenario's.
     pub baseline: Option<String>,
+    /// Instead of the scenario's.
+    pub information: Option<Information>,
     /// Which part.
     pub shard: Shard,
     /// Go on where an earlier sweep stopped.
@@ -123,10 +126,11 @@ pub struct SweepOptions {
 impl Sweep {
     /// Checks everything that can be wrong, and finds out what is still to do.
     pub fn new(
-        scenario: Scenario,
+        mut scenario: Scenario,
         options: &SweepOptions,
         folder: &Path,
     ) -> Result<Self, SweepError> {
+        scenario.information = options.information.unwrap_or(scenario.information);
         let baseline = options.baseline.as_ref().unwrap_or(&scenario.baseline).clone();
         let contenders = if options.policies.is_empty() {
             scenario.contenders.clone()
@@ -242,6 +246,7 @@ impl CellIdentity {
             fleet: cell.fleet.to_string(),
             workload: cell.content.name.clone(),
             rate_rps: cell.rate_rps,
+            knee_rps: cell.knee_rps,
             router_replicas: cell.router_replicas,
         }
     }

@@ -101,7 +101,15 @@ fn describe(cell: &CellIdentity) -> String {
     let rate = cell
         .rate_rps
         .map_or_else(|| "its own rate".to_owned(), |rate| format!("{rate} requests/s"));
-    format!("{} at {rate} on {}", cell.workload, cell.fleet)
+    format!("{} at {rate} on {}", cell.workload, servers(cell))
+}
+
+/// Instances, and routers if there are several.
+fn servers(cell: &CellIdentity) -> String {
+    match cell.router_replicas {
+        1 => cell.fleet.clone(),
+        routers => format!("{} behind {routers} routers", cell.fleet),
+    }
 }
 
 #[cfg(test)]

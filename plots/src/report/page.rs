@@ -58,7 +58,8 @@ fn sections(view: &SweepView<'_>, figures: &Figures) -> Markup {
         @if let Some(load) = &figures.load {
             section #load {
                 h2 { "P99 of TTFT against load" }
-                p { "The knee is the highest rate up to which the P99 under " code { (view.overview.baseline) }
+                p { "The knee is the scenario's, or else the highest rate up to which the P99 under "
+                    code { (view.overview.baseline) }
                     " stays below four times what it is at the lowest rate; without a line, it always does." }
                 (figure(load))
             }
@@ -101,6 +102,7 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
             dt { "Cells" } dd { (view.cells.len()) }
             dt { "Policies" } dd { (policies.join(", ")) }
             dt { "Baseline" } dd { (overview.baseline) }
+            dt { "Information" } dd { (first.information.as_str()) }
             dt { "Seeds" } dd { (seeds.join(", ")) }
             dt { "Version" } dd {
                 "Lodestar " (first.lodestar_version)

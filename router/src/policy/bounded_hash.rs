@@ -55,22 +55,49 @@ pub(super) fn rank(key: u64, instance: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::policy::fixtures::Fixture;
+    use crate::request::BlockHash;
+
+    /// Five idle instances and a prompt of 17 blocks, the block at `place` being `hash`.
+    fn with_block(place: usize, hash: u64) -> Fixture {
+        let mut fixture = Fixture::with_requests(&[0; 5]).with_matches(17, &[0; 5]);
+        fixture.prompt_blocks[place] = BlockHash(hash);
+        fixture
+    }
 
     #[test]
     fn the_same_head_goes_to_the_same_instance_and_only_its_own_keys_move() {
-        let rank_of = |key: u64| -> Vec<u32> {
-            let mut ids: Vec<u32> = (0..5).collect();
-            ids.sort_by(|&a, &b| rank(key, a).total_cmp(&rank(key, b)));
-            ids
-        };
-        let mut counts = [0; 5];
+        let (mut before, mut after) = ([0; 5], [0; 5]);
         for key in 0..5_000 {
-            counts[rank_of(key)[0] as usize] += 1;
+            let mut fixture = with_block(15, key);
+            let owner = fixture.choose(&mut BoundedHash).1;
+            fixture.prompt_blocks[16] = BlockHash(key);
+            assert_eq!(fixture.choose(&mut BoundedHash).1, owner);
+            // Instance 1 leaves, so that those behind it move up.
+            fixture.only(&[0, 2, 3, 4]);
+            let heir = fixture.choose(&mut BoundedHash).1;
+            assert!(heir == owner || owner == 1, "key {key} moved from {owner} to {heir}");
+            before[owner as usize] += 1;
+            after[heir as usize] += 1;
         }
-        // Five standard deviations of a binomial with n = 5,000 and p = 1/5 are 141.
-        assert!(counts.iter().all(|&count: &i32| count.abs_diff(1_000) < 145), "{counts:?}");
+        // Five standard deviations of a binomial with n = 5,000 and p = 1/5 are 141; with p = 1/4, 153.
+        assert!(before.iter().all(|&count: &i32| count.abs_diff(1_000) < 145), "{before:?}");
+        assert_eq!(after[1], 0);
+        let stayed = [after[0], after[2], after[3], after[4]];
+        assert!(stayed.iter().all(|&count: &i32| count.abs_diff(1_250) < 155), "{stayed:?}");
+    }
+
+    #[test]
+    fn the_head_is_256_tokens() {
+        let chosen = |place| -> BTreeSet<u32> {
+            (0..100).map(|hash| with_block(place, hash).choose(&mut BoundedHash).1).collect()
+        };
+        // Sixteen blocks of 16 tokens: what the last of them is decides, not what comes after.
+        assert_eq!(chosen(15).len(), 5);
+        assert_eq!(chosen(16).len(), 1);
     }
 
     #[test]
@@ -83,6 +110,19 @@ mod tests {
         requests[first as usize] = 15;
         assert_eq!(fixture(&requests).choose(&mut BoundedHash).1, first);
         requests[first as usize] = 16;
+        assert_ne!(fixture(&requests).choose(&mut BoundedHash).1, first);
+    }
+
+    #[test]
+    fn a_busy_fleet_bounds_by_a_quarter_above_the_mean() {
+        let fixture =
+            |requests: &[u32]| Fixture::with_requests(requests).with_matches(16, &[0, 0, 0]);
+        let first = fixture(&[0, 0, 0]).choose(&mut BoundedHash).1;
+        let mut requests = [70, 70, 70];
+        // Mean 80, bounds 100 and 90; mean 80 1/3, bounds 100 5/12 and 90 1/3.
+        requests[first as usize] = 100;
+        assert_eq!(fixture(&requests).choose(&mut BoundedHash).1, first);
+        requests[first as usize] = 101;
         assert_ne!(fixture(&requests).choose(&mut BoundedHash).1, first);
     }
 

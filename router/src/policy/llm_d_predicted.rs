@@ -11,7 +11,7 @@
 //! 4. `argmin 0.8 · TTFT + 0.2 · TPOT`, each scaled to 0 to 1 over those that are left, in hundredths; if all are equal in one, the
 //!    other decides alone; ties drawn.
 //!
-//! Until 100 outcomes are known: `argmin (1 − h_i) + queue_i + u_i`, llm-d's composite of weights 1:1:1.
+//! Where no answer has a second token, TTFT decides alone. Until 100 first tokens are known: `argmin (1 − h_i) + queue_i + u_i`, llm-d's composite of weights 1:1:1.
 //!
 //! llm-d trains XGBoost in a sidecar; the equivalent here is [`Boosted`], fitted anew every 10 s to at most 500
 //! newest samples in each bucket of KV usage (by 0.1) and cached part (by 0.25), at the first decision that
@@ -104,7 +104,8 @@ impl LlmDPredicted {
     }
 
     fn by_prediction(
-        models: (&Boosted, &Boosted),
+        ttft: &Boosted,
+        tpot: Option<&Boosted>,
         request: &Request<'_>,
         eligible: &Eligible<'_>,
         rng: &mut Rng,
@@ -113,7 +114,9 @@ impl LlmDPredicted {
             let predict = |index| model.predict(&features(request, eligible, index)).max(0.0);
             (0..eligible.len()).map(predict).collect()
         };
-        let (ttft, tpot) = (predict(models.0), predict(models.1));
+        let ttft = predict(ttft);
+        // Nothing is known where no answer had a second token: all are equal.
+        let tpot = tpot.map_or_else(|| vec![0.0; eligible.len()], predict);
         let is_sticky = |index: usize| eligible.hit_ratio(index, request) >= AFFINITY_THRESHOLD;
         let lowest = |of: &mut dyn Iterator<Item = usize>| {
             of.map(|index| ttft[index]).min_by(f64::total_cmp)
@@ -225,8 +228,8 @@ impl Policy for LlmDPredicted {
         rng: &mut Rng,
     ) -> Choice {
         self.train(now);
-        let choice = if let (Some(ttft), Some(tpot)) = (&self.ttft.model, &self.tpot.model) {
-            Self::by_prediction((ttft, tpot), request, eligible, rng)
+        let choice = if let Some(ttft) = &self.ttft.model {
+            Self::by_prediction(ttft, self.tpot.model.as_ref(), request, eligible, rng)
         } else {
             let queues = Spread::of((0..eligible.len()).map(|index| eligible.waiting(index)));
             eligible.lowest(Reason::LeastCost, rng, |index| {
@@ -330,6 +333,38 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_500_of_a_bucket_give_nine_tenths() {
+        let mut learner = Learner::default();
+        // 100 old ones take a minute, 500 new ones 1 to 500 ms.
+        (0..100).for_each(|_| learner.add([0.0; FEATURES], 60.0));
+        (1..=500).for_each(|millis| learner.add([0.0; FEATURES], f64::from(millis) / 1e3));
+        learner.train();
+        assert_eq!(learner.buckets[0].len(), 500);
+        let secs = learner.model.unwrap().predict(&[0.0; FEATURES]);
+        assert!((secs - 0.45).abs() < 0.01, "{secs}");
+    }
+
+    #[test]
+    fn where_answers_have_one_token_ttft_decides_alone() {
+        let mut policy = LlmDPredicted::default();
+        for id in 0..200 {
+            let tokens = 100 * (id % 100);
+            fixture([tokens, tokens], [0, 0]).choose(&mut policy);
+            let routed = Fixture::reservation(id, 0, 1);
+            policy.observe(Time::ZERO, &Fact::Routed(&routed));
+            let first = Time::from_nanos(tokens * 1_000_000);
+            policy.observe(first, &Fact::FirstToken(&routed));
+            let usage = Usage { output_tokens: 1, ..Usage::default() };
+            let ended = Reservation { first_token_at: Some(first), ..routed };
+            policy.observe(first, &Fact::Finished(&ended, usage));
+        }
+        let mut fixture = fixture([8000, 1000], [0, 0]);
+        fixture.now = Time::from_nanos(10_000_000_000);
+        let (choice, chosen) = fixture.choose(&mut policy);
+        assert_eq!((choice.reason, chosen), (Reason::LeastLatency, 1));
+    }
+
+    #[test]
     fn without_objectives_an_idle_instance_comes_first() {
         let mut policy = trained();
         let mut fixture = fixture([8000, 1000], [0, 0]);
@@ -363,7 +398,7 @@ mod tests {
             let (choice, chosen) = fixture.choose(&mut policy);
             (choice.reason, chosen)
         };
-        assert_eq!(choose(3000), (Reason::PrefixHit, 0));
-        assert_eq!(choose(9000), (Reason::LeastLatency, 1));
+        assert_eq!(choose(4500), (Reason::PrefixHit, 0));
+        assert_eq!(choose(5900), (Reason::LeastLatency, 1));
     }
 }

@@ -152,4 +152,16 @@ mod tests {
         let (intercept, slope) = fit.line().unwrap();
         assert!(intercept.abs() < 1e-12 && slope > 0.001);
     }
+
+    #[test]
+    fn a_sample_forgets_a_twentieth_of_those_before() {
+        let mut fit = LineFit::default();
+        fit.add(100.0, 1.0);
+        fit.add(100.0, 2.0);
+        fit.add(200.0, 3.0);
+        let (intercept, slope) = fit.line().unwrap();
+        // Through (0.95 · 1 + 2) / 1.95 = 59/39 at 100 and 3 at 200: 58/39 for 100 tokens, from 1/39 on.
+        assert!((slope - 0.58 / 39.0).abs() < 1e-9, "{slope}");
+        assert!((intercept - 1.0 / 39.0).abs() < 1e-9, "{intercept}");
+    }
 }

@@ -228,4 +228,19 @@ mod tests {
         let (choice, chosen) = fixture.choose(&mut policy);
         assert_eq!((choice.reason, chosen), (Reason::PrefixHoldersOverloaded, 1));
     }
+
+    #[test]
+    fn a_holder_is_heavy_above_one_and_a_half_times_the_lightest() {
+        // Each request is 125.5 ms of prefill: 149 of them are 1.49 times 100, 151 are 1.51 times.
+        let choose = |on_holder| {
+            let mut policy = Preble::default();
+            (0..on_holder).for_each(|_| routed(&mut policy, 0, 0, 1000));
+            (0..100).for_each(|_| routed(&mut policy, 0, 1, 1000));
+            let fixture = Fixture::with_requests(&[0, 0]).with_matches(10, &[9, 0]);
+            let (choice, chosen) = fixture.choose(&mut policy);
+            (choice.reason, chosen)
+        };
+        assert_eq!(choose(149), (Reason::PrefixHit, 0));
+        assert_eq!(choose(151), (Reason::PrefixHoldersOverloaded, 1));
+    }
 }

@@ -105,6 +105,38 @@ mod tests {
         assert_ne!(chosen, 0);
     }
 
+    /// The reason when the holder of the whole prompt has `holder` requests, each of `others` more `other`.
+    fn reason(holder: u32, others: usize, other: u32) -> Reason {
+        let mut requests = vec![other; others + 1];
+        let mut matched = vec![0; others + 1];
+        (requests[0], matched[0]) = (holder, 10);
+        choose(&Fixture::with_requests(&requests).with_matches(10, &matched)).0
+    }
+
+    #[test]
+    fn the_margin_is_at_most_64() {
+        // Of 85, 0, 0, 0: mean 21.25, stddev 42.5, 85 cut to 64: 85.25 is not exceeded.
+        assert_eq!(reason(85, 3, 0), Reason::PrefixHit);
+        // Of 86, 0, 0, 0: mean 21.5, stddev 43, 86 cut to 64: 86 is above 85.5.
+        assert_eq!(reason(86, 3, 0), Reason::PrefixHoldersOverloaded);
+    }
+
+    #[test]
+    fn the_margin_is_at_least_4() {
+        // Of 4 once and 0 fifteen times: mean 0.25, stddev 1, 2 raised to 4: 4.25 is not exceeded.
+        assert_eq!(reason(4, 15, 0), Reason::PrefixHit);
+        // Of 5 once and 0 fifteen times: mean 0.3125, stddev 1.25, 2.5 raised to 4: 5 is above 4.3125.
+        assert_eq!(reason(5, 15, 0), Reason::PrefixHoldersOverloaded);
+    }
+
+    #[test]
+    fn a_holder_is_spared_only_above_one_and_a_half_times_the_mean() {
+        // Of 45 once and 29 fifteen times: mean 30, stddev 4, margin 8: 45 is above 38, but not above 45.
+        assert_eq!(reason(45, 15, 29), Reason::PrefixHit);
+        // Of 44 once and 28 fifteen times: mean 29, stddev 4, margin 8: 44 is above 37 and 43.5.
+        assert_eq!(reason(44, 15, 28), Reason::PrefixHoldersOverloaded);
+    }
+
     #[test]
     fn an_instance_that_polls_as_overloaded_is_left_out_unless_all_are() {
         let fixture = |metrics: &[(u32, u32, f64)]| {

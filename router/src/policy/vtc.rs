@@ -154,4 +154,20 @@ mod tests {
         assert!(policy.tokens.is_empty() && policy.ranking.is_empty());
         assert!((policy.bucket() - 4500.0).abs() < 1e-9);
     }
+
+    #[test]
+    fn noise_is_drawn_below_a_tenth() {
+        let mut policy = Vtc::default();
+        let mut rng = Rng::fork(0, "test");
+        // One idle instance and a user without tokens: 0 + 0 + noise.
+        let mut fixture = Fixture::with_requests(&[0]);
+        fixture.request.session = Some(1);
+        let mut draw = || fixture.choose_with(&mut policy, &mut rng).0.candidates[0].score;
+        let noise: Vec<f64> = (0..1_000).map(|_| draw()).collect();
+        let (min, max) = noise
+            .iter()
+            .fold((1.0_f64, 0.0_f64), |(min, max), &score| (min.min(score), max.max(score)));
+        // Of 1,000 draws, none is in the lowest or none in the highest hundredth once in 10,000 times.
+        assert!((0.0..0.001).contains(&min) && (0.099..0.1).contains(&max), "{min} {max}");
+    }
 }

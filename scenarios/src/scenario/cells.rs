@@ -33,6 +33,8 @@ pub struct Cell {
     pub content: Content,
     /// Mean requests per second; as the workload has it, if none.
     pub rate_rps: Option<f64>,
+    /// The rate that the fleet keeps up with, if the file says.
+    pub knee_rps: Option<f64>,
     /// Routers, each with its own books.
     pub router_replicas: u32,
 }
@@ -131,8 +133,9 @@ impl Origins<'_> {
         let mut cells = Vec::new();
         for fleet in fleets {
             for (entry, content) in file.workloads.iter().zip(contents) {
+                let knee_rps = entry.knee_rps.get(&fleet.to_string()).copied();
                 for rate_rps in self.rates(entry, fleet)? {
-                    let cell = |count: &u32| Cell::new(fleet, content, rate_rps, *count);
+                    let cell = |count: &u32| Cell::new(fleet, content, rate_rps, knee_rps, *count);
                     cells.extend(replicas.iter().map(cell));
                 }
             }
@@ -344,14 +347,21 @@ impl Origins<'_> {
 }
 
 impl Cell {
-    fn new(fleet: &Fleet, content: &Content, rate_rps: Option<f64>, router_replicas: u32) -> Self {
+    fn new(
+        fleet: &Fleet,
+        content: &Content,
+        rate_rps: Option<f64>,
+        knee_rps: Option<f64>,
+        router_replicas: u32,
+    ) -> Self {
         let fleet_name = fleet.to_string().replace(':', "-").replace(',', "_");
         let rate = rate_rps.map_or_else(|| "own-rate".to_owned(), |rate| format!("{rate}rps"));
         let mut id = format!("{fleet_name}--{}--{rate}", content.name);
         if router_replicas > 1 {
             id = format!("{id}--{router_replicas}-routers");
         }
-        Self { id, fleet: fleet.clone(), content: content.clone(), rate_rps, router_replicas }
+        let (fleet, content) = (fleet.clone(), content.clone());
+        Self { id, fleet, content, rate_rps, knee_rps, router_replicas }
     }
 }
 

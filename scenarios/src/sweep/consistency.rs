@@ -21,6 +21,7 @@ enum Common {
     Name,
     Digest,
     Baseline,
+    Information,
     /// Of a label.
     Parameters(String),
     /// Of a cell and seed.
@@ -34,6 +35,8 @@ impl Consistency {
         expected.expect("the scenario", Common::Name, &scenario.name);
         expected.expect("the scenario", Common::Digest, &scenario.sha256);
         expected.expect("the scenario", Common::Baseline, &scenario.baseline);
+        let information = scenario.information.as_str();
+        expected.expect("the scenario or --information", Common::Information, information);
         expected
     }
 
@@ -67,6 +70,7 @@ impl Consistency {
         self.same(Common::Name, path, &item.scenario)?;
         self.same(Common::Digest, path, &item.scenario_sha256)?;
         self.same(Common::Baseline, path, &item.baseline)?;
+        self.same(Common::Information, path, item.information.as_str())?;
         self.same(Common::Parameters(item.policy.clone()), path, &item.runner.to_json())?;
         match item.measured() {
             Some(measured) => {
@@ -102,6 +106,7 @@ impl Common {
             Self::Name => "scenario's name",
             Self::Digest => "scenario's digest",
             Self::Baseline => "scenario's baseline",
+            Self::Information => "information",
             Self::Parameters(_) => "policy's parameters",
             Self::Trace(..) => "requests",
         }
@@ -114,9 +119,12 @@ impl Common {
                 "they may decide differently; use the build that made the first runs, or make all of them again \
                  in another folder"
             }
-            Self::Name | Self::Digest | Self::Baseline | Self::Parameters(_) | Self::Trace(..) => {
-                "they are not of one sweep"
-            }
+            Self::Name
+            | Self::Digest
+            | Self::Baseline
+            | Self::Information
+            | Self::Parameters(_)
+            | Self::Trace(..) => "they are not of one sweep",
         }
     }
 }

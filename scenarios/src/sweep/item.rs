@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use lodestar_router::Information;
 use serde::{Deserialize, Serialize};
 
 use super::error::SweepError;
@@ -18,7 +19,7 @@ use crate::scenario::{Kind, Runner};
 const FORMAT: &str = "lodestar-sweep-item";
 
 /// Raised when an older reader would misread an item.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 
 /// The folder of a sweep in which its items lie.
 const RUNS: &str = "runs";
@@ -39,6 +40,8 @@ pub struct Item {
     pub scenario_sha256: String,
     /// The scenario's baseline.
     pub baseline: String,
+    /// What policies saw.
+    pub information: Information,
     /// The cell.
     pub cell: CellIdentity,
     /// The contender's label.
@@ -67,14 +70,10 @@ pub struct CellIdentity {
     pub workload: String,
     /// Requests per second; null if as the workload has it.
     pub rate_rps: Option<f64>,
+    /// The rate that the fleet keeps up with, if the scenario says.
+    pub knee_rps: Option<f64>,
     /// Routers in front of the instances.
-    #[serde(default = "one")]
     pub router_replicas: u32,
-}
-
-/// Of items from before there could be more.
-const fn one() -> u32 {
-    1
 }
 
 /// What came of a run.
@@ -99,6 +98,7 @@ impl Item {
             scenario: scenario.name.clone(),
             scenario_sha256: scenario.sha256.clone(),
             baseline: scenario.baseline.clone(),
+            information: scenario.information,
             cell,
             policy: contender.label.clone(),
             kind: contender.runner.kind(),
@@ -125,6 +125,7 @@ impl Item {
             scenario: asked.trace.name.clone(),
             scenario_sha256: asked.trace.sha256.clone(),
             baseline: baseline.to_owned(),
+            information: asked.information,
             cell,
             policy: policy.to_owned(),
             kind: runner.kind(),

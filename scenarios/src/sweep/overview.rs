@@ -79,6 +79,7 @@ impl Overview {
             fleet: scenario.fleet.to_string(),
             workload: scenario.trace.name.clone(),
             rate_rps: None,
+            knee_rps: None,
             router_replicas: 1,
         };
         let item = |(index, run): (usize, &crate::RunTables)| {

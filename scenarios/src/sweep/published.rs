@@ -5,6 +5,7 @@
 //! all cells is mostly that of loads: policies that were dealt out at random within each cell would have nearly
 //! the same.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -90,11 +91,17 @@ impl Agreement {
         let both: Vec<_> = cells.iter().flat_map(CellAgreement::both).collect();
         let alike = |cell: &CellAgreement| {
             let both = cell.both();
-            let pairs = (0..both.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
-            let same = |(a, b): &(usize, usize)| {
-                let measured = both[*a].0.0.total_cmp(&both[*b].0.0);
-                measured == both[*a].1.0.total_cmp(&both[*b].1.0)
+            let orders = |(a, b): (usize, usize)| {
+                let measured = both[a].0.0.total_cmp(&both[b].0.0);
+                (measured, both[a].1.0.total_cmp(&both[b].1.0))
             };
+            // Equals are in no order: thresholds that no prompt lies between decide alike.
+            let differ = |(measured, simulated): &(Ordering, Ordering)| {
+                measured.is_ne() && simulated.is_ne()
+            };
+            let pairs = (0..both.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
+            let pairs = pairs.map(orders).filter(differ);
+            let same = |(measured, simulated): &(Ordering, Ordering)| measured == simulated;
             (pairs.clone().filter(same).count() as u64, pairs.count() as u64)
         };
         let ordered_alike =
@@ -134,7 +141,7 @@ impl Agreement {
         let (alike, pairs) = self.ordered_alike;
         writeln!(
             text,
-            "policies of a cell in the measured order: {alike} of {pairs} pairs; half of them by chance\n\
+            "policies of a cell in the measured order: {alike} of {pairs} pairs that differ in both; half of them by chance\n\
              rank correlation over all cells and policies, mostly of loads: mean {}, P99 {}",
             show(self.spearman_mean, 3),
             show(self.spearman_p99, 3),

@@ -32,6 +32,7 @@ fn a_run_that_panics_costs_itself_only() {
         policies: Vec::new(),
         seeds: None,
         baseline: None,
+        information: None,
         shard: Shard::WHOLE,
         resume: false,
     };

@@ -5,6 +5,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use lodestar_router::Information;
 use lodestar_scenarios::scenario::Scenario;
 use lodestar_scenarios::sweep::{
     Merged, Overview, Shard, Sweep, SweepError, SweepOptions, Verdicts, merge, read_items,
@@ -20,7 +21,14 @@ fn scenario() -> Scenario {
 
 fn options(shard: &str) -> SweepOptions {
     let shard = shard.parse().expect("a shard");
-    SweepOptions { policies: Vec::new(), seeds: None, baseline: None, shard, resume: false }
+    SweepOptions {
+        policies: Vec::new(),
+        seeds: None,
+        baseline: None,
+        information: None,
+        shard,
+        resume: false,
+    }
 }
 
 /// Runs it and returns how many runs that were.
@@ -281,6 +289,24 @@ fn an_overview_has_the_course_of_one_seed_and_the_figures_of_all() {
     }
     let command = "lodestar sweep FILE --policies least-request,pc-2,prefix-cache,random --seeds 2";
     assert!(overview.command.starts_with(command), "{}", overview.command);
+}
+
+#[test]
+fn what_policies_saw_is_written_down_and_not_mixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |information| {
+        let out = folder.path().join(format!("{information:?}"));
+        let options = SweepOptions { information: Some(information), ..options("1/8") };
+        sweep(&options, 1, &out).unwrap();
+        write_tables(&out, None).unwrap();
+        out
+    };
+    let (deployed, ideal) = (of(Information::Deployed), of(Information::Ideal));
+    let results = |out: &Path| fs::read_to_string(out.join("results.csv")).unwrap();
+    assert!(results(&deployed).contains(",deployed,") && !results(&deployed).contains(",ideal,"));
+    assert!(results(&ideal).contains(",ideal,"));
+    let error = merge(&[deployed, ideal], &folder.path().join("both"), None).unwrap_err();
+    assert!(error.to_string().contains("differ in their information"), "{error}");
 }
 
 #[test]

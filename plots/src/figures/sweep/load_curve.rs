@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lodestar_scenarios::sweep::CellIdentity;
 
-use super::{SweepView, WIDTH};
+use super::{SweepView, WIDTH, servers};
 use crate::axis::{Axis, Format};
 use crate::canvas::{Canvas, Point};
 use crate::legend;
@@ -19,7 +19,7 @@ type Ladder<'a> = Vec<(f64, &'a CellIdentity)>;
 
 /// None if no workload ran at several rates.
 pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
-    let ladders = ladders(view);
+    let ladders = ladders(&view.cells);
     if ladders.is_empty() {
         return None;
     }
@@ -28,7 +28,7 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
     let legend_height = 22.0 * view.policies.len() as f64 / 3.0;
     let mut canvas = Canvas::new(WIDTH, 100.0 + legend_height + 270.0 * rows as f64);
     let title = "P99 of TTFT against load";
-    let subtitle = "means over seeds; the upright line is the knee under the baseline";
+    let subtitle = "means over seeds; the upright line is the knee";
     let area = canvas.heading(canvas.area(), title, subtitle);
     let area = legend::draw(&mut canvas, area, view.colours());
     for (ladder, area) in ladders.iter().zip(area.grid(rows, columns, (30.0, 18.0))) {
@@ -42,12 +42,14 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
     Some(canvas)
 }
 
-fn ladders<'a>(view: &SweepView<'a>) -> Vec<Ladder<'a>> {
+fn ladders<'a>(cells: &[&'a CellIdentity]) -> Vec<Ladder<'a>> {
     let mut groups: Vec<Ladder<'a>> = Vec::new();
-    for cell in &view.cells {
+    for cell in cells {
         let Some(rate) = cell.rate_rps else { continue };
         let same = |ladder: &&mut Ladder<'_>| {
-            ladder[0].1.fleet == cell.fleet && ladder[0].1.workload == cell.workload
+            let first = ladder[0].1;
+            (&first.fleet, &first.workload, first.router_replicas)
+                == (&cell.fleet, &cell.workload, cell.router_replicas)
         };
         match groups.iter_mut().find(same) {
             Some(ladder) => ladder.push((rate, cell)),
@@ -77,18 +79,19 @@ fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> (Panel, Option<f64>) {
     let series: Vec<Series> =
         view.colours().map(|(policy, colour)| Series { points: curve(policy), colour }).collect();
     let shown = series.iter().flat_map(|series| series.points.iter().map(|point| point.1));
-    let (low, high) = (ladder[0].0, ladder[ladder.len() - 1].0);
     let cell = ladder[0].1;
+    let knee = cell.knee_rps.or_else(|| knee(&curve(&view.overview.baseline)));
+    let (low, high) = (ladder[0].0, ladder[ladder.len() - 1].0.max(knee.unwrap_or(0.0)));
     let panel = Panel {
-        title: format!("{} on {}", cell.workload, cell.fleet),
+        title: format!("{} on {}", cell.workload, servers(cell)),
         x: Axis::linear("requests/s", low, high, Format::Number),
         y: Axis::log("P99 of TTFT (logarithmic)", shown, Format::Milliseconds),
         series,
     };
-    (panel, knee(&curve(&view.overview.baseline)))
+    (panel, knee)
 }
 
-/// The highest rate up to which the P99 stays below [`KNEE_FACTOR`] times what it is at the lowest, if it
+/// Where the scenario does not say: the highest rate up to which the P99 stays below [`KNEE_FACTOR`] times what it is at the lowest, if it
 /// goes above at some rate.
 fn knee(curve: &[Point]) -> Option<f64> {
     let limit = curve.first()?.1 * KNEE_FACTOR;
@@ -99,6 +102,26 @@ fn knee(curve: &[Point]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ladder_is_of_cells_that_differ_in_their_rate_alone() {
+        let cell = |index: u32, rate_rps: f64, router_replicas: u32| CellIdentity {
+            index,
+            id: format!("cell-{index}"),
+            fleet: "a100:2".to_owned(),
+            workload: "chat".to_owned(),
+            rate_rps: Some(rate_rps),
+            knee_rps: None,
+            router_replicas,
+        };
+        let cells = [cell(0, 2.0, 1), cell(1, 2.0, 2), cell(2, 1.0, 1), cell(3, 2.0, 4)];
+        let ladders = ladders(&cells.iter().collect::<Vec<_>>());
+        let indices: Vec<Vec<u32>> = ladders
+            .iter()
+            .map(|ladder| ladder.iter().map(|(_, cell)| cell.index).collect())
+            .collect();
+        assert_eq!(indices, [[2, 0]]);
+    }
 
     #[test]
     fn the_knee_is_the_last_rate_that_is_kept_up_with() {

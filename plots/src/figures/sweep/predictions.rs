@@ -12,29 +12,33 @@ use crate::panel::{Panel, Series};
 /// Errors beyond this lie at the edge, so that one wild prediction does not flatten the others.
 const MOST_ERROR: f64 = 3.0;
 
+/// Who predicts in a cell.
+struct Predicting<'a> {
+    policy: &'a str,
+    /// The same as in every other diagram.
+    colour: Colour,
+    bin_s: u64,
+    predictions: &'a Predictions,
+}
+
 /// None if nobody predicts in this cell.
 pub(crate) fn draw(view: &SweepView<'_>, cell: &CellIdentity) -> Option<Canvas> {
-    let predicting: Vec<(&str, u64, &Predictions)> = view
-        .all_series(cell.index)
-        .filter_map(|(policy, run)| Some((policy, run.bin_s, run.predictions.as_ref()?)))
-        .take(MOST_POLICIES)
-        .collect();
+    let predicting = predicting(view, cell);
     if predicting.is_empty() {
         return None;
     }
     let mut canvas = Canvas::new(WIDTH, 470.0);
     let title = "TTFT as policies predicted it";
     let area = canvas.heading(canvas.area(), title, &describe(cell));
-    let names = predicting.iter().map(|(policy, ..)| *policy);
-    let entries = names.enumerate().map(|(index, policy)| (policy, colour::series(index)));
+    let entries = predicting.iter().map(|one| (one.policy, one.colour));
     let area = legend::draw(&mut canvas, area, entries);
     let areas = area.grid(1, 2, (30.0, 0.0));
 
     let against = against_panel(&predicting);
     against.draw(&mut canvas, areas[0]);
-    for (index, (.., predictions)) in predicting.iter().enumerate() {
+    for Predicting { predictions, colour, .. } in &predicting {
         let points = predictions.sample_ms.iter().map(|(predicted, actual)| (*actual, *predicted));
-        let series = Series { points: points.collect(), colour: colour::series(index) };
+        let series = Series { points: points.collect(), colour: *colour };
         against.draw_points(&mut canvas, areas[0], &series);
     }
     let runs = view.all_series(cell.index).map(|(_, series)| series);
@@ -47,9 +51,29 @@ pub(crate) fn draw(view: &SweepView<'_>, cell: &CellIdentity) -> Option<Canvas> 
     Some(canvas)
 }
 
-fn against_panel(predicting: &[(&str, u64, &Predictions)]) -> Panel {
+/// Who predicts, and is not among those that all diagrams show, has a colour of one that does not.
+fn predicting<'a>(view: &SweepView<'a>, cell: &CellIdentity) -> Vec<Predicting<'a>> {
+    let runs: Vec<_> = view
+        .all_series(cell.index)
+        .filter_map(|(policy, run)| Some((policy, run.bin_s, run.predictions.as_ref()?)))
+        .take(MOST_POLICIES)
+        .collect();
+    let predicts = |policy: &str| runs.iter().any(|(one, ..)| *one == policy);
+    let shown: Vec<(&str, Colour)> =
+        view.colours().filter(|(policy, _)| predicts(policy)).collect();
+    let is_taken = |colour: &Colour| shown.iter().any(|(_, taken)| taken == colour);
+    let mut free = (0..MOST_POLICIES).map(colour::series).filter(|colour| !is_taken(colour));
+    let of_run = |(policy, bin_s, predictions)| {
+        let known = shown.iter().find(|(known, _)| *known == policy).map(|(_, colour)| *colour);
+        let colour = known.unwrap_or_else(|| free.next().expect("as many as there are policies"));
+        Predicting { policy, colour, bin_s, predictions }
+    };
+    runs.iter().copied().map(of_run).collect()
+}
+
+fn against_panel(predicting: &[Predicting<'_>]) -> Panel {
     let values = || {
-        let samples = predicting.iter().flat_map(|(.., predictions)| &predictions.sample_ms);
+        let samples = predicting.iter().flat_map(|one| &one.predictions.sample_ms);
         samples.flat_map(|(predicted, actual)| [*predicted, *actual]).filter(|ms| *ms > 0.0)
     };
     let low = values().fold(f64::INFINITY, f64::min);
@@ -63,13 +87,13 @@ fn against_panel(predicting: &[(&str, u64, &Predictions)]) -> Panel {
     }
 }
 
-fn error_panel(predicting: &[(&str, u64, &Predictions)], end_s: f64) -> Panel {
+fn error_panel(predicting: &[Predicting<'_>], end_s: f64) -> Panel {
     let mut series = Vec::new();
-    for (index, (_, bin_s, predictions)) in predicting.iter().enumerate() {
+    for Predicting { predictions, colour, bin_s, .. } in predicting {
         let clamped: Vec<_> =
             predictions.error.iter().map(|error| error.map(|e| e.min(MOST_ERROR))).collect();
         let parts = segments(*bin_s, &clamped).into_iter();
-        series.extend(parts.map(|points| Series { points, colour: colour::series(index) }));
+        series.extend(parts.map(|points| Series { points, colour: *colour }));
     }
     let points = series.iter().flat_map(|series| series.points.iter());
     let largest = points.map(|point| point.1).fold(0.1_f64, f64::max);
