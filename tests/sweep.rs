@@ -143,6 +143,40 @@ rates_rps = [1]
     assert!(short == again, "a finished run was made again");
 }
 
+/// Says SKIPPED where there is no Python or no Ray.
+#[test]
+fn shards_on_ray_are_one_sweep_and_go_on_where_they_ended() {
+    let has_ray = Command::new("python3").args(["-c", "import ray"]).output();
+    if !has_ray.is_ok_and(|output| output.status.success()) {
+        return writeln!(io::stdout(), "SKIPPED: no python3 with ray").expect("it is read");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let scenario = SCENARIO.split("\n[[workload]]\nname = \"gone\"").next().expect("a first part");
+    fs::write(folder.path().join("s.toml"), scenario).expect("written");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/sweep_on_ray.py");
+    let on_ray = |seeds: &str| {
+        let mut python = Command::new("python3");
+        python.current_dir(folder.path()).args([script, "s.toml", "--shards", "2", "--out", "ray"]);
+        python.args(["--binary", env!("CARGO_BIN_EXE_lodestar"), "--", "--seeds", seeds]);
+        python.output().expect("it starts")
+    };
+    let output = on_ray("2");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut whole = Command::new(env!("CARGO_BIN_EXE_lodestar"));
+    whole.current_dir(folder.path()).args(["sweep", "s.toml", "--seeds", "2", "--out", "whole"]);
+    assert!(whole.output().expect("it starts").status.success());
+    for file in ["SHA256SUMS", "results.parquet", "report.html"] {
+        let bytes = |out: &str| fs::read(folder.path().join(out).join(file)).expect("it is there");
+        assert!(bytes("ray") == bytes("whole"), "{file}");
+    }
+    let said = String::from_utf8_lossy(&on_ray("2").stderr).into_owned();
+    assert!(!said.contains("of 2 shards"), "all had ended: {said}");
+    let output = on_ray("3");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("is of another program, scenario or options"), "{said}");
+}
+
 /// Says SKIPPED where there is no Python or no PyYAML.
 #[test]
 fn the_pods_of_the_kubernetes_job_run_every_shard_once() {
