@@ -78,6 +78,7 @@ fn sweep(text: &str, folder: &Path, resume: bool) -> Result<Vec<Item>, SweepErro
         policies: Vec::new(),
         seeds: None,
         baseline: None,
+        information: None,
         shard: Shard::WHOLE,
         resume,
     };
