@@ -15,11 +15,17 @@ const SPEC: InstanceSpec =
     InstanceSpec { kv_capacity_tokens: 400_000, max_model_len_tokens: 32_768 };
 
 fn router(policy: &str, instances: impl IntoIterator<Item = u32>) -> Router {
+    let capacity = SPEC.kv_capacity_tokens;
+    router_of(policy, instances.into_iter().map(|instance| (instance, capacity)))
+}
+
+/// In front of instances with caches of so many tokens.
+fn router_of(policy: &str, instances: impl IntoIterator<Item = (u32, u64)>) -> Router {
     let policy = PolicyConfig::from_name(policy).unwrap();
     let mut router = Router::new(RouterConfig::new(policy), 7);
-    for instance in instances {
-        let instance = InstanceId(instance);
-        router.observe(Time::ZERO, &Event::InstanceJoined { instance, spec: SPEC });
+    for (instance, kv_capacity_tokens) in instances {
+        let (instance, spec) = (InstanceId(instance), InstanceSpec { kv_capacity_tokens, ..SPEC });
+        router.observe(Time::ZERO, &Event::InstanceJoined { instance, spec });
     }
     router
 }
@@ -34,7 +40,10 @@ fn request(id: u64, prompt_tokens: u32) -> Request<'static> {
 
 /// Routes requests to two instances of which the second takes ten times as long, and trains.
 fn taught() -> Router {
-    let mut router = router("lodestar", [0, 1]);
+    teach(router("lodestar", [0, 1]))
+}
+
+fn teach(mut router: Router) -> Router {
     for id in 0..200 {
         let millis = |offset: u64| Time::from_nanos((id * 2_000 + offset) * 1_000_000);
         let prompt_tokens = 500 + 37 * (id as u32 % 40);
@@ -98,15 +107,28 @@ fn instances_are_known_again_by_name() {
 #[test]
 fn an_instance_whose_cache_has_another_size_is_another() {
     let expected = |kv_capacity_tokens| {
-        let mut other = router("lodestar", []);
-        let (instance, spec) = (InstanceId(0), InstanceSpec { kv_capacity_tokens, ..SPEC });
-        other.observe(Time::ZERO, &Event::InstanceJoined { instance, spec });
+        let mut other = router_of("lodestar", [(0, kv_capacity_tokens)]);
         other.restore(Time::ZERO, &checkpoint(), &names(&[(0, "slow")])).unwrap();
         expected_s(&mut other)[0]
     };
     let (alike, other) = (expected(405_000), expected(100_000));
     assert!(alike > 0.2, "engines measure what memory is left: {alike}");
     assert!(other < 0.15, "as the fleet: {other}");
+}
+
+#[test]
+fn who_is_new_is_of_a_kind_in_whatever_order_kinds_were_met() {
+    let taught = teach(router_of("lodestar", [(0, 400_000), (1, 50_000)]));
+    let checkpoint = taught.checkpoint(&names(&[(0, "fast"), (1, "slow")])).unwrap();
+    let mut other = router_of("lodestar", [(0, 50_000), (1, 400_000)]);
+    let before = expected_s(&mut other);
+    assert!((before[0] - before[1]).abs() < 1e-9, "nothing is known of either: {before:?}");
+    other.restore(Time::ZERO, &checkpoint, &names(&[])).unwrap();
+    let decision = other.route(Time::ZERO, &request(1_001, 1_000)).unwrap();
+    let [slow, fast] = &decision.candidates[..] else { panic!("two candidates") };
+    let secs = |ttft: Option<lodestar_router::Duration>| ttft.unwrap().as_secs_f64();
+    let (slow, fast) = (secs(slow.predicted_ttft), secs(fast.predicted_ttft));
+    assert!(slow > 3.0 * fast, "{slow} and {fast}");
 }
 
 #[test]

@@ -81,7 +81,9 @@ fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> (Panel, Option<f64>) {
     let shown = series.iter().flat_map(|series| series.points.iter().map(|point| point.1));
     let cell = ladder[0].1;
     let knee = cell.knee_rps.or_else(|| knee(&curve(&view.overview.baseline)));
-    let (low, high) = (ladder[0].0, ladder[ladder.len() - 1].0.max(knee.unwrap_or(0.0)));
+    let rates = ladder.iter().map(|(rate, _)| *rate).chain(knee);
+    let low = rates.clone().fold(f64::INFINITY, f64::min);
+    let high = rates.fold(0.0, f64::max);
     let panel = Panel {
         title: format!("{} on {}", cell.workload, servers(cell)),
         x: Axis::linear("requests/s", low, high, Format::Number),
@@ -91,8 +93,8 @@ fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> (Panel, Option<f64>) {
     (panel, knee)
 }
 
-/// Where the scenario does not say: the highest rate up to which the P99 stays below [`KNEE_FACTOR`] times what it is at the lowest, if it
-/// goes above at some rate.
+/// For a scenario that does not say: the highest rate up to which the P99 stays below [`KNEE_FACTOR`] times what it is at the
+/// lowest, if it goes above at some rate.
 fn knee(curve: &[Point]) -> Option<f64> {
     let limit = curve.first()?.1 * KNEE_FACTOR;
     let beyond = curve.iter().position(|(_, p99)| *p99 >= limit)?;

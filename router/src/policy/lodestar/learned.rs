@@ -68,6 +68,8 @@ impl LodestarLearned {
     ) -> Result<(), CheckpointError> {
         self.check()?;
         policy.fleet = self.fleet.recalled();
+        // Kinds have other numbers now.
+        policy.servers.iter_mut().for_each(Server::forget_kind);
         for (&id, name) in names {
             if let Some(known) = self.instances.get(name) {
                 *policy.servers.entry(id) = Server::recalled(now, known);

@@ -189,6 +189,11 @@ impl Server {
         }
     }
 
+    /// Its cache's size is told again before the next choice.
+    pub(super) const fn forget_kind(&mut self) {
+        (self.capacity_tokens, self.kind) = (0, None);
+    }
+
     /// Compares a first token with what was known before a restart. Answers whether that was wrong.
     pub(super) fn check_recalled(&mut self, sample: &Sample) -> bool {
         let Some(recalled) = &mut self.recalled else { return false };
