@@ -59,9 +59,9 @@ def main() -> int:
     path = pathlib.Path(args.scenario)
     text = path.read_bytes() if path.exists() else None
     program = args.binary.read_bytes()
-    sent = {"program": program, "scenario": text or args.scenario.encode()}
-    digests = {what: hashlib.sha256(sent).hexdigest() for what, sent in sent.items()}
-    asked = json.dumps({**digests, "options": options})
+    digest = lambda sent: hashlib.sha256(sent).hexdigest()
+    scenario = text or args.scenario.encode()
+    asked = json.dumps({"program": digest(program), "scenario": digest(scenario), "options": options})
     for marker in args.out.glob(f"shards/*-of-{args.shards}/{ENDED}"):
         if marker.read_text() != asked:
             print(f"{marker.parent} is of another program, scenario or options: name another --out", file=sys.stderr)

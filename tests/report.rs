@@ -87,7 +87,7 @@ fn a_report_is_one_page_with_everything_in_it() {
         "name=\"viewport\"",
         "color-scheme: light dark",
         "id=\"cell-2\"",
-        "lodestar sweep FILE --policies mooncake,prefix-cache,random --seeds 2 --baseline prefix-cache --out DIR",
+        "lodestar sweep FILE --policies mooncake,prefix-cache,random --seeds 2 --baseline prefix-cache --information deployed --out DIR",
         "TTFT distribution",
         "Queue of the whole fleet",
         "KV cache in use",

@@ -56,7 +56,7 @@ fn without_a_folder_results_are_in_one_of_the_scenarios_name() {
         sweep.args(["sweep", "s.toml", "--seeds", "5"]).current_dir(folder.path());
         sweep.output().expect("it starts")
     };
-    let output = run(&SCENARIO.replace("gone.jsonl", "s.toml"));
+    let output = run(SCENARIO);
     assert!(folder.path().join("out/half/summary.csv").exists());
     // There is no terminal: a line for each tenth of twenty runs.
     let said = String::from_utf8_lossy(&output.stderr);

@@ -11,7 +11,8 @@
 //! 4. `argmin 0.8 · TTFT + 0.2 · TPOT`, each scaled to 0 to 1 over those that are left, in hundredths; if all are equal in one, the
 //!    other decides alone; ties drawn.
 //!
-//! Where no answer has a second token, TTFT decides alone. Until 100 first tokens are known: `argmin (1 − h_i) + queue_i + u_i`, llm-d's composite of weights 1:1:1.
+//! Where no answer has a second token, TTFT decides alone. Until 100 first tokens are known:
+//! `argmin (1 − h_i) + queue_i + u_i`, llm-d's composite of weights 1:1:1.
 //!
 //! llm-d trains XGBoost in a sidecar; the equivalent here is [`Boosted`], fitted anew every 10 s to at most 500
 //! newest samples in each bucket of KV usage (by 0.1) and cached part (by 0.25), at the first decision that
@@ -283,20 +284,21 @@ mod tests {
     }
 
     /// One request from choice to end: TTFT a millisecond a token queued, TPOT 10 ms.
-    fn serve(policy: &mut LlmDPredicted, id: u64, tokens: u64) {
+    fn serve(policy: &mut LlmDPredicted, id: u64, tokens: u64, output_tokens: u32) {
         fixture([tokens, tokens], [0, 0]).choose(policy);
         let routed = Fixture::reservation(id, 0, 1);
         policy.observe(Time::ZERO, &Fact::Routed(&routed));
         let first = Time::from_nanos(tokens * 1_000_000);
         policy.observe(first, &Fact::FirstToken(&routed));
-        let usage = Usage { output_tokens: 11, ..Usage::default() };
+        let usage = Usage { output_tokens, ..Usage::default() };
         let ended = Reservation { first_token_at: Some(first), ..routed };
-        policy.observe(first + Duration::from_millis(100), &Fact::Finished(&ended, usage));
+        let decode = Duration::from_millis(10 * u64::from(output_tokens - 1));
+        policy.observe(first + decode, &Fact::Finished(&ended, usage));
     }
 
     fn trained() -> LlmDPredicted {
         let mut policy = LlmDPredicted::default();
-        (0..200).for_each(|id| serve(&mut policy, id, 100 * (id % 100)));
+        (0..200).for_each(|id| serve(&mut policy, id, 100 * (id % 100), 11));
         policy
     }
 
@@ -347,17 +349,7 @@ mod tests {
     #[test]
     fn where_answers_have_one_token_ttft_decides_alone() {
         let mut policy = LlmDPredicted::default();
-        for id in 0..200 {
-            let tokens = 100 * (id % 100);
-            fixture([tokens, tokens], [0, 0]).choose(&mut policy);
-            let routed = Fixture::reservation(id, 0, 1);
-            policy.observe(Time::ZERO, &Fact::Routed(&routed));
-            let first = Time::from_nanos(tokens * 1_000_000);
-            policy.observe(first, &Fact::FirstToken(&routed));
-            let usage = Usage { output_tokens: 1, ..Usage::default() };
-            let ended = Reservation { first_token_at: Some(first), ..routed };
-            policy.observe(first, &Fact::Finished(&ended, usage));
-        }
+        (0..200).for_each(|id| serve(&mut policy, id, 100 * (id % 100), 1));
         let mut fixture = fixture([8000, 1000], [0, 0]);
         fixture.now = Time::from_nanos(10_000_000_000);
         let (choice, chosen) = fixture.choose(&mut policy);

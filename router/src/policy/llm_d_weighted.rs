@@ -1,8 +1,8 @@
 //! llm-d's weighted scorers, its default before August 2026: prefix 3, queue 2, KV usage 2.
 //!
 //! `argmax 3 · h_i + 2 · (max q − q_i)/(max q − min q) + 2 · (1 − u_i)`, ties drawn, with `h_i` the part of the
-//! prompt's full blocks that is cached, `q_i` waiting requests and `u_i` KV usage as last scraped; the queue term is 1 where all queues are equal. The blend was
-//! 1:1:1 before (gateway-api-inference-extension#1827). Scores here are `7 −` that: lower is better.
+//! prompt's full blocks that is cached, `q_i` waiting requests and `u_i` KV usage as last scraped; the queue term
+//! is 1 where all queues are equal. The blend was 1:1:1 before (gateway-api-inference-extension#1827). Scores here are `7 −` that: lower is better.
 
 use super::{Choice, Eligible, Policy, Spread};
 use crate::decision::Reason;

@@ -93,10 +93,11 @@ impl Overview {
         let policies: Vec<_> =
             scenario.policies.iter().map(lodestar_router::PolicyConfig::name).collect();
         let command = format!(
-            "lodestar replay TRACE --fleet {} --model {} --policy {} --seed {} --out DIR",
+            "lodestar replay TRACE --fleet {} --model {} --policy {} --information {} --seed {} --out DIR",
             scenario.fleet,
             scenario.model,
             policies.join(","),
+            scenario.information.as_str(),
             scenario.seed
         );
         Self::of(items, baseline.clone(), command)
@@ -119,8 +120,10 @@ fn sweep_command(items: &[Item], baseline: &str) -> String {
     let name = items[0].scenario.as_str();
     let scenario = if scenario_names().any(|known| known == name) { name } else { "FILE" };
     let policies = policies.join(",");
+    let information = items[0].information.as_str();
     format!(
-        "lodestar sweep {scenario} --policies {policies} --seeds {seeds} --baseline {baseline} --out DIR"
+        "lodestar sweep {scenario} --policies {policies} --seeds {seeds} --baseline {baseline} \
+         --information {information} --out DIR"
     )
 }
 

@@ -42,10 +42,10 @@ impl Laws {
     }
 }
 
-/// What those with a cache of so many tokens have shown, or one of them.
+/// What those with caches of so many tokens have shown together, or what one of them has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Kind {
+pub(super) struct Known {
     pub(super) capacity_tokens: u64,
     pub(super) laws: Laws,
 }
@@ -61,7 +61,7 @@ pub(super) fn are_alike(capacity_tokens: u64, other_tokens: u64) -> bool {
 #[serde(deny_unknown_fields)]
 pub(super) struct Fleet {
     pub(super) all: Laws,
-    kinds: Vec<Kind>,
+    kinds: Vec<Known>,
 }
 
 impl Fleet {
@@ -70,9 +70,9 @@ impl Fleet {
         if capacity_tokens == 0 {
             return None;
         }
-        let is_alike = |kind: &Kind| are_alike(kind.capacity_tokens, capacity_tokens);
+        let is_alike = |kind: &Known| are_alike(kind.capacity_tokens, capacity_tokens);
         Some(self.kinds.iter().position(is_alike).unwrap_or_else(|| {
-            self.kinds.push(Kind { capacity_tokens, laws: Laws::default() });
+            self.kinds.push(Known { capacity_tokens, laws: Laws::default() });
             self.kinds.len() - 1
         }))
     }
@@ -116,7 +116,7 @@ impl Fleet {
 
     /// As it is believed after a restart.
     pub(super) fn recalled(&self) -> Self {
-        let recalled = |kind: &Kind| Kind {
+        let recalled = |kind: &Known| Known {
             capacity_tokens: kind.capacity_tokens,
             laws: kind.laws.recalled_in_doubt(),
         };

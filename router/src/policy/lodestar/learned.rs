@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Lodestar;
 use super::caution::Caution;
-use super::fleet::{Fleet, Kind};
+use super::fleet::{Fleet, Known};
 use super::residual;
 use super::reuse::ReuseCounts;
 use super::server::Server;
@@ -26,7 +26,7 @@ const ANSWERS_RECALLED: u64 = 10;
 #[serde(deny_unknown_fields)]
 pub(crate) struct LodestarLearned {
     fleet: Fleet,
-    instances: BTreeMap<String, Kind>,
+    instances: BTreeMap<String, Known>,
     residual: residual::Learned,
     reuse: ReuseCounts,
     caution: Caution,
@@ -69,7 +69,9 @@ impl LodestarLearned {
         self.check()?;
         policy.fleet = self.fleet.recalled();
         // Kinds have other numbers now.
-        policy.servers.iter_mut().for_each(Server::forget_kind);
+        for server in policy.servers.iter_mut() {
+            server.kind = policy.fleet.kind(server.capacity_tokens);
+        }
         for (&id, name) in names {
             if let Some(known) = self.instances.get(name) {
                 *policy.servers.entry(id) = Server::recalled(now, known);

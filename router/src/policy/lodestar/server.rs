@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::caution::Arm;
-use super::fleet::{Fleet, Kind, Laws, are_alike};
+use super::fleet::{Fleet, Known, Laws, are_alike};
 use super::law::{Law, Work};
 use super::places::Places;
 use super::residual::Features;
@@ -166,7 +166,7 @@ fn ln(secs: f64) -> f64 {
 
 impl Server {
     /// One of which so much was known before a restart.
-    pub(super) fn recalled(now: Time, of: &Kind) -> Self {
+    pub(super) fn recalled(now: Time, of: &Known) -> Self {
         let Laws { ttft: law, tpot } = of.laws.recalled_in_doubt();
         let capacity_tokens = of.capacity_tokens;
         let recalled = Some(Recalled { capacity_tokens, law: law.clone(), samples: 0, error: 0.0 });
@@ -187,11 +187,6 @@ impl Server {
         if self.recalled.as_ref().is_some_and(is_other) {
             self.forget();
         }
-    }
-
-    /// Its cache's size is told again before the next choice.
-    pub(super) const fn forget_kind(&mut self) {
-        (self.capacity_tokens, self.kind) = (0, None);
     }
 
     /// Compares a first token with what was known before a restart. Answers whether that was wrong.
@@ -220,9 +215,9 @@ impl Server {
     }
 
     /// What it has shown.
-    pub(super) fn known(&self) -> Kind {
+    pub(super) fn known(&self) -> Known {
         let laws = Laws { ttft: self.law.clone(), tpot: self.tpot.clone() };
-        Kind { capacity_tokens: self.capacity_tokens, laws }
+        Known { capacity_tokens: self.capacity_tokens, laws }
     }
 
     /// Seconds until a request that came now would be at the head, if none is later than expected.
