@@ -8,7 +8,7 @@ use std::path::Path;
 use divan::Bencher;
 use divan::counter::{CyclesCount, ItemsCount};
 use lodestar_router::{PolicyConfig, RouterConfig};
-use lodestar_sim::{ClusterConfig, catalog, simulate};
+use lodestar_sim::{ClusterConfig, InstanceConfig, catalog, simulate};
 use lodestar_traces::generate::{WorkloadConfig, generate};
 use lodestar_traces::{ReadOptions, TraceRequest, read_all};
 use peak_alloc::PeakAlloc;
@@ -36,8 +36,9 @@ fn recorded(name: &str) -> Option<Vec<TraceRequest>> {
 }
 
 fn cluster(gpu: &str, instances: u32) -> ClusterConfig {
-    let start = |id| catalog::instance(gpu, "llama-3.1-8b", format!("{gpu}-{id}"));
-    ClusterConfig::new((0..instances).map(|id| start(id).expect("in the catalog")).collect())
+    let first = catalog::instance(gpu, "llama-3.1-8b", String::new()).expect("in the catalog");
+    let named = |id| InstanceConfig { name: format!("{gpu}-{id}"), ..first.clone() };
+    ClusterConfig::new((0..instances).map(named).collect())
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints what it measures")]
@@ -98,7 +99,7 @@ fn recorded_mooncake(bencher: Bencher<'_, '_>, policy: &str) {
 }
 
 /// The same load on each of more and more instances.
-#[divan::bench(args = [8, 64, 512], sample_count = 3)]
+#[divan::bench(args = [8, 64, 512, 1000], sample_count = 3)]
 fn fleet_size(bencher: Bencher<'_, '_>, instances: u32) {
     let trace = generated("azure-conversation", instances * 500, f64::from(instances) * 0.7);
     measure(bencher, &trace, &cluster("l4", instances), "round-robin");

@@ -17,6 +17,7 @@ const OUTPUT: u64 = 0x082E_FA98_EC4E_6C89;
 const PRIVATE: u64 = 0x4528_21E6_38D0_1377;
 const SALT: u64 = 0xBE54_66CF_34E9_0C6D;
 const POSITION: u64 = 0xC0AC_29B7_C97C_50DD;
+const OWN: u64 = 0x3F84_D5B5_B547_0917;
 
 /// Longer runs get in each other's way in a table.
 const RUN_BLOCKS_MAX: u32 = 8;
@@ -130,6 +131,14 @@ impl PromptKeys {
         debug_assert_eq!(keys.len(), (tokens / block_size) as usize, "one key a full block");
         Self { keys, chain, tokens }
     }
+}
+
+/// The key of a block that only one request can look for: any that nobody else has. `stream` is the request's.
+pub(crate) fn own_key(stream: u64, block: u32) -> BlockHash {
+    let hash = fold(stream ^ ROOT, OWN);
+    let key = fold(hash ^ u64::from(block), POSITION);
+    let place = (hash as u32).wrapping_add(block);
+    BlockHash(key & 0xFFFF_FFFF_0000_0000 | u64::from(place))
 }
 
 /// Multiply and fold the 128-bit product: every input bit reaches every output bit.

@@ -25,6 +25,7 @@ pub use self::config::{EngineConfig, InvalidConfig, SchedulingPolicy};
 use self::decode_run::DecodeRun;
 pub use self::kv_events::KvEvent;
 pub use self::request::NewRequest;
+use self::request::Request;
 use self::scheduler::Scheduler;
 use crate::step_time::StepTime;
 
@@ -105,7 +106,7 @@ enum Phase {
 
 #[derive(Clone, Debug)]
 enum Message {
-    Add(NewRequest, Time),
+    Add(Request),
     Abort(u32),
 }
 
@@ -120,10 +121,10 @@ pub struct Engine {
     /// Aborted since the last step was scheduled.
     aborted: Vec<u32>,
     /// Scheduled and not updated: at most one batch, or two with async scheduling.
-    in_flight: VecDeque<Batch>,
-    updated: Batch,
-    /// Batches to be used again.
-    spare: Vec<Batch>,
+    /// Boxed, as all batches: they change hands at every step.
+    in_flight: VecDeque<Box<Batch>>,
+    /// The step updated last, until the next one is scheduled, in the same memory.
+    updated: Option<Box<Batch>>,
     device_free_at: Time,
     /// After the last request ended the loop schedules once more, to no effect but a turn of the loop.
     flush: bool,
@@ -150,8 +151,7 @@ impl Engine {
             inbox: VecDeque::new(),
             aborted: Vec::new(),
             in_flight: VecDeque::new(),
-            updated: Batch::default(),
-            spare: Vec::new(),
+            updated: None,
             device_free_at: Time::ZERO,
             flush: false,
             counters: EngineCounters::default(),
@@ -195,7 +195,8 @@ impl Engine {
     /// A request arrives at the waiting queue. The front end has refused what [`Self::accepts`] does not.
     pub fn add(&mut self, now: Time, request: NewRequest) {
         assert!(self.accepts(request.prompt.tokens), "the front end refuses such a prompt");
-        self.message(now, Message::Add(request, now));
+        let request = Request::new(request, now, &self.scheduler.config);
+        self.message(now, Message::Add(request));
     }
 
     /// A client gives a request up. Unknown and ended requests are ignored.
@@ -264,7 +265,7 @@ impl Engine {
 
     /// The steps scheduled and not updated, oldest first.
     pub fn batches_in_flight(&self) -> impl Iterator<Item = &Batch> {
-        self.in_flight.iter()
+        self.in_flight.iter().map(Box::as_ref)
     }
 
     /// The step scheduled last.
@@ -273,23 +274,33 @@ impl Engine {
     }
 
     /// The step updated last.
+    ///
+    /// # Panics
+    /// When another one was scheduled since.
     pub fn updated_batch(&self) -> &Batch {
-        &self.updated
+        self.updated.as_ref().expect("asked after a step was updated")
     }
 
     /// Handles of the requests that finished in the step updated last, in the order they were freed.
     pub fn finished_handles(&self) -> impl Iterator<Item = u32> + '_ {
-        self.updated.finished.iter().map(|&(slot, _)| self.scheduler.requests[slot as usize].handle)
+        self.updated_batch()
+            .finished
+            .iter()
+            .map(|&(slot, _)| self.scheduler.requests[slot as usize].handle)
     }
 
     /// Handles of the requests to which the step updated last, at `now`, gave an output token.
     pub fn sampled_handles(&self, now: Time) -> impl Iterator<Item = u32> + '_ {
-        self.updated.rows.iter().filter(move |row| self.got_token(row, now)).map(|row| row.handle)
+        self.updated_batch()
+            .rows
+            .iter()
+            .filter(move |row| self.got_token(row, now))
+            .map(|row| row.handle)
     }
 
     /// KV cache blocks of a scheduled request, in prompt order.
     pub fn block_table(&self, row: &Row) -> &[u32] {
-        &self.scheduler.requests[row.slot as usize].blocks
+        &self.scheduler.requests[row.slot as usize].ticket.blocks
     }
 
     /// Ids in the free queue, head first.
@@ -432,7 +443,7 @@ impl Engine {
         let aborted_before = self.aborted.len();
         while let Some(message) = self.inbox.pop_front() {
             match message {
-                Message::Add(request, at) => self.scheduler.add_request(request, at),
+                Message::Add(request) => self.scheduler.add_request(request),
                 Message::Abort(handle) => self.abort_now(handle, events),
             }
         }
@@ -449,7 +460,13 @@ impl Engine {
         if self.fast_forward && self.aborted.is_empty() {
             let series = |requests, context| self.step_time.decode_series(requests, context);
             let borders = std::mem::take(&mut self.borders);
-            match DecodeRun::plan(&self.scheduler, self.in_flight.front(), now, series, borders) {
+            match DecodeRun::plan(
+                &self.scheduler,
+                self.in_flight.front().map(Box::as_ref),
+                now,
+                series,
+                borders,
+            ) {
                 Ok(run) => {
                     self.phase = Phase::Decoding(run);
                     return Progress::Idle;
@@ -463,7 +480,7 @@ impl Engine {
 
     /// Schedules one step at `now` and waits for what comes next.
     fn schedule(&mut self, now: Time) {
-        let mut batch = self.spare.pop().unwrap_or_default();
+        let mut batch = self.updated.take().unwrap_or_default();
         batch.aborted.clear();
         batch.aborted.append(&mut self.aborted);
         self.scheduler.schedule(now, &mut batch);
@@ -508,7 +525,7 @@ impl Engine {
         } else {
             Phase::Blocked
         };
-        self.spare.push(std::mem::replace(&mut self.updated, batch));
+        self.updated = Some(batch);
     }
 
     /// Whether the step that was updated at `now` gave a token to this request, and it was not aborted while
@@ -532,8 +549,9 @@ impl Engine {
             if request.output_tokens == 1 {
                 events.push(EngineEvent::FirstToken {
                     handle: request.handle,
-                    cached_tokens: request.prefix_hit_tokens,
+                    cached_tokens: request.ticket.prefix_hit_tokens,
                     scheduled_at: request
+                        .ticket
                         .scheduled_at
                         .expect("a request with a token was scheduled"),
                 });
@@ -544,7 +562,7 @@ impl Engine {
             events.push(EngineEvent::Finished {
                 handle: request.handle,
                 output_tokens: request.output_tokens,
-                preemptions: request.preemptions,
+                preemptions: request.ticket.preemptions,
                 itl_max: Duration::from_nanos(request.itl_max_ns),
             });
         }
@@ -554,9 +572,7 @@ impl Engine {
     /// that are still in the inbox stay behind them.
     fn abort_while_executing(&mut self, events: &mut Vec<EngineEvent>) {
         let arriving = |inbox: &VecDeque<Message>, handle: u32| {
-            inbox
-                .iter()
-                .any(|message| matches!(message, Message::Add(new, _) if new.handle == handle))
+            inbox.iter().any(|message| matches!(message, Message::Add(new) if new.handle == handle))
         };
         let mut at = 0;
         while at < self.inbox.len() {
@@ -572,7 +588,7 @@ impl Engine {
 
     fn abort_now(&mut self, handle: u32, events: &mut Vec<EngineEvent>) {
         if let Some(request) = self.scheduler.abort(handle) {
-            let (output_tokens, preemptions) = (request.output_tokens, request.preemptions);
+            let (output_tokens, preemptions) = (request.output_tokens, request.ticket.preemptions);
             self.flush = true;
             self.aborted.push(handle);
             events.push(EngineEvent::Aborted { handle, output_tokens, preemptions });

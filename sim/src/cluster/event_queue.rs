@@ -68,28 +68,6 @@ impl Event {
         }
     }
 
-    /// Order within a class. Engines go by number, so that an engine that is woken less often, because it
-    /// passes over steps that nobody notices, takes its turns at the same place.
-    const fn rank(self) -> u32 {
-        match self {
-            Self::EngineWakeup(instance) => instance,
-            Self::FirstTokenAtRouter(_)
-            | Self::EndAtRouter(_)
-            | Self::DispatchFailedAtRouter(_)
-            | Self::MetricsAtRouter
-            | Self::LateMetricsAtRouter
-            | Self::CrashAtRouter(_)
-            | Self::Membership(_)
-            | Self::RouterTimer(_)
-            | Self::ModelAtRouter(_)
-            | Self::RequestAtRouter(_)
-            | Self::RequestAtEngine(_)
-            | Self::Fault(_)
-            | Self::Scrape
-            | Self::Record => 0,
-        }
-    }
-
     /// Observers come round for ever and move nothing by themselves.
     const fn is_periodic(self) -> bool {
         matches!(
@@ -102,17 +80,47 @@ impl Event {
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     at: Time,
-    class: u8,
-    rank: u32,
-    sequence: u64,
+    order: Order,
     event: Event,
+}
+
+/// Place among the events of one instant: the class above [`Order::CLASS_SHIFT`], the place in the class below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Order(u64);
+
+impl Order {
+    const CLASS_SHIFT: u32 = 60;
+
+    /// Engines go by number, so that an engine that is woken less often, because it passes over steps that
+    /// nobody notices, takes its turns at the same place. Of two wake-ups of one engine at one instant the
+    /// second is superseded, whichever that is. All others go by when they were scheduled.
+    const fn of(event: Event, sequence: u64) -> Self {
+        let place = match event {
+            Event::EngineWakeup(instance) => instance as u64,
+            Event::FirstTokenAtRouter(_)
+            | Event::EndAtRouter(_)
+            | Event::DispatchFailedAtRouter(_)
+            | Event::MetricsAtRouter
+            | Event::LateMetricsAtRouter
+            | Event::CrashAtRouter(_)
+            | Event::Membership(_)
+            | Event::RouterTimer(_)
+            | Event::ModelAtRouter(_)
+            | Event::RequestAtRouter(_)
+            | Event::RequestAtEngine(_)
+            | Event::Fault(_)
+            | Event::Scrape
+            | Event::Record => sequence,
+        };
+        assert!(place >> Self::CLASS_SHIFT == 0, "a run of centuries");
+        Self((event.class() as u64) << Self::CLASS_SHIFT | place)
+    }
 }
 
 impl Ord for Entry {
     /// Reversed: the heap's greatest entry is the next event.
     fn cmp(&self, other: &Self) -> Ordering {
-        let key = |entry: &Self| (entry.at, entry.class, entry.rank, entry.sequence);
-        key(other).cmp(&key(self))
+        (other.at, other.order).cmp(&(self.at, self.order))
     }
 }
 
@@ -122,7 +130,7 @@ impl PartialOrd for Entry {
     }
 }
 
-/// Events by `(time, class, rank, sequence)`.
+/// Events by `(time, class, place in the class)`.
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
     heap: BinaryHeap<Entry>,
@@ -152,8 +160,7 @@ impl EventQueue {
     fn entry(&mut self, at: Time, event: Event) -> Entry {
         self.sequence += 1;
         self.moving += usize::from(!event.is_periodic());
-        let (class, rank) = (event.class(), event.rank());
-        Entry { at, class, rank, sequence: self.sequence, event }
+        Entry { at, order: Order::of(event, self.sequence), event }
     }
 
     pub(super) fn pop(&mut self) -> Option<(Time, Event)> {
@@ -175,10 +182,10 @@ impl EventQueue {
         moves.chain(self.known.last()).map(|entry| entry.at).min()
     }
 
-    /// Whether an event at `at` of this kind would be the next one.
-    pub(super) fn would_be_next(&self, at: Time, event: Event) -> bool {
-        let key = (at, event.class(), event.rank());
-        let comes_after = |next: &Entry| key < (next.at, next.class, next.rank);
+    /// Whether a wake-up of this engine at `at` would be the next event.
+    pub(super) fn would_be_next(&self, at: Time, engine: u32) -> bool {
+        let key = (at, Order::of(Event::EngineWakeup(engine), 0));
+        let comes_after = |next: &Entry| key < (next.at, next.order);
         self.heap.peek().is_none_or(comes_after) && self.known.last().is_none_or(comes_after)
     }
 }
@@ -188,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_instant_is_ordered_by_class_then_by_rank_then_by_sequence() {
+    fn one_instant_is_ordered_by_class_then_engines_by_number_then_by_sequence() {
         let (now, later) = (Time::from_nanos(5), Time::from_nanos(6));
         let known = [(later, Event::EndAtRouter(9)), (now, Event::RequestAtRouter(7))];
         let mut queue = EventQueue::new(known.into_iter());

@@ -285,7 +285,7 @@ impl Run<'_> {
             for event in events.drain(..) {
                 self.engine_says(id, event);
             }
-            if !again || !self.queue.would_be_next(self.now, Event::EngineWakeup(id)) {
+            if !again || !self.queue.would_be_next(self.now, id) {
                 break;
             }
         }

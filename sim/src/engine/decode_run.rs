@@ -256,15 +256,15 @@ fn steps_before_an_end(scheduler: &Scheduler, in_flight: Option<&Batch>) -> Opti
     if !scheduler.admits_nobody() {
         return None;
     }
-    let placeholders = u32::from(config.async_scheduling);
+    let placeholders = u16::from(config.async_scheduling);
     let mut steps = u32::MAX;
     for &slot in running {
         let request = &requests[slot as usize];
         let decodes = request.output_tokens > 0
             && request.placeholders == placeholders
-            && request.in_flight_tokens == placeholders
+            && request.in_flight_tokens == u32::from(placeholders)
             && request.stale_tokens == 0
-            && request.computed_tokens + 1 == request.tokens() + placeholders;
+            && request.computed_tokens + 1 == request.tokens() + u32::from(placeholders);
         if !decodes {
             return None;
         }

@@ -51,12 +51,12 @@ impl KvCacheManager {
     /// cached to its end computes its last block again.
     pub(crate) fn get_computed_blocks(&mut self, request: &Request) -> u32 {
         self.hits.clear();
-        if !self.enable_prefix_caching || request.skip_reading_prefix_cache {
+        if !self.enable_prefix_caching || request.ticket.skip_reading_prefix_cache {
             return 0;
         }
         let usable = ((request.tokens() - 1) / self.block_size) as usize;
         let findable = usable.min(request.shared_blocks as usize);
-        for &key in &request.keys[..findable] {
+        for &key in &request.ticket.keys[..findable] {
             let Some(block) = self.pool.cached(key) else { break };
             self.hits.push(block);
         }
@@ -78,27 +78,32 @@ impl KvCacheManager {
         let want = end.min(self.max_model_len).div_ceil(self.block_size);
         let new_blocks = match purpose {
             Purpose::Continue => {
-                let new_blocks = want.saturating_sub(request.blocks.len() as u32);
+                let held = start.div_ceil(self.block_size);
+                debug_assert_eq!(held, request.ticket.blocks.len() as u32, "up to where it is");
+                let new_blocks = want.saturating_sub(held);
                 if new_blocks > self.pool.free() {
                     return false;
                 }
                 new_blocks
             }
             Purpose::Admit { beside_running } => {
-                debug_assert!(request.blocks.is_empty(), "waiting requests hold no blocks");
+                debug_assert!(request.ticket.blocks.is_empty(), "waiting requests hold no blocks");
                 if !self.has_room_to_admit(request, want, beside_running) {
                     return false;
                 }
                 for &hit in &self.hits {
                     self.pool.touch(hit);
                 }
-                request.blocks.extend_from_slice(&self.hits);
+                let table = &mut request.ticket.blocks;
+                let whole = request.prompt_tokens + request.max_tokens;
+                table.reserve_exact(whole.div_ceil(self.block_size) as usize);
+                table.extend_from_slice(&self.hits);
                 request.cached_blocks = self.hits.len() as u32;
                 want.saturating_sub(self.hits.len() as u32)
             }
         };
-        for _ in 0..new_blocks {
-            request.blocks.push(self.pool.take());
+        if new_blocks > 0 {
+            request.ticket.blocks.extend((0..new_blocks).map(|_| self.pool.take()));
         }
         self.register_full_blocks(request, end.min(request.tokens()));
         true
@@ -134,18 +139,21 @@ impl KvCacheManager {
         }
         let listed = full.min(request.shared_blocks).max(request.cached_blocks);
         for at in request.cached_blocks..listed {
-            self.pool.register(request.blocks[at as usize], request.keys[at as usize]);
+            self.pool
+                .register(request.ticket.blocks[at as usize], request.ticket.keys[at as usize]);
         }
         self.pool.register_unlisted(full - listed);
         request.cached_blocks = full;
     }
 
-    /// Returns all blocks of a request that may come back and look for them.
-    pub(crate) fn free_and_list(&mut self, request: &mut Request) {
-        for at in request.shared_blocks..request.cached_blocks {
-            self.pool.list(request.blocks[at as usize], request.keys[at as usize]);
+    /// Returns all blocks of a request that comes back and looks for them; `stream` as for
+    /// [`Request::share_with_itself`].
+    pub(crate) fn free_and_list(&mut self, request: &mut Request, stream: u64) {
+        let unlisted = request.shared_blocks..request.cached_blocks;
+        request.share_with_itself(stream, self.block_size);
+        for at in unlisted {
+            self.pool.list(request.ticket.blocks[at as usize], request.ticket.keys[at as usize]);
         }
-        request.shared_blocks = u32::MAX;
         self.free(request);
     }
 
@@ -153,8 +161,8 @@ impl KvCacheManager {
     #[cold]
     fn log_stored(&mut self, request: &Request, full: u32) {
         let (first, end) = (request.cached_blocks as usize, full as usize);
-        let parent = first.checked_sub(1).map(|before| request.keys[before]);
-        let blocks = request.keys[first..end].to_vec();
+        let parent = first.checked_sub(1).map(|before| request.ticket.keys[before]);
+        let blocks = request.ticket.keys[first..end].to_vec();
         self.pool.log(KvEvent::Stored { parent, blocks });
     }
 
@@ -162,8 +170,8 @@ impl KvCacheManager {
     pub(crate) fn free(&mut self, request: &mut Request) {
         let cached = request.cached_blocks;
         let listed = cached.min(request.shared_blocks);
-        self.pool.release(&request.blocks, listed as usize, cached as usize);
-        request.blocks.clear();
+        self.pool.release(&request.ticket.blocks, listed as usize, cached as usize);
+        request.ticket.blocks.clear();
         request.cached_blocks = 0;
     }
 }

@@ -79,5 +79,5 @@ impl RequestQueue {
 }
 
 const fn rank(slot: Slot, request: &Request) -> Rank {
-    (request.priority, request.arrival, request.tie_break, slot)
+    (request.ticket.priority, request.ticket.arrival, request.ticket.tie_break, slot)
 }

@@ -9,7 +9,7 @@ use lodestar_router::Time;
 use super::batch::{Batch, Row, RowKind};
 use super::config::{EngineConfig, SchedulingPolicy};
 use super::kv_cache_manager::{KvCacheManager, Purpose};
-use super::request::{NewRequest, Request, Status};
+use super::request::{Request, Status};
 use super::request_queue::{RequestQueue, Slot};
 
 /// The queues of one engine and everything that hangs on them.
@@ -55,8 +55,7 @@ impl Scheduler {
         self.running.len() + self.waiting.len()
     }
 
-    pub(crate) fn add_request(&mut self, new: NewRequest, now: Time) {
-        let request = Request::new(new, now, &self.config);
+    pub(crate) fn add_request(&mut self, request: Request) {
         let slot = if let Some(slot) = self.free_slots.pop() {
             self.requests[slot as usize] = request;
             slot
@@ -76,8 +75,7 @@ impl Scheduler {
         let request = &mut self.requests[slot];
         let was_running = request.status == Status::Running;
         request.status = Status::Ended;
-        // Whoever aborted it may send it again.
-        self.kv.free_and_list(request);
+        self.kv.free(request);
         self.remove(slot as Slot, was_running);
         Some(&self.requests[slot])
     }
@@ -101,11 +99,13 @@ impl Scheduler {
     /// Whether some running request could go on to cache more of the prompt of `head`: so far it has
     /// computed nothing but a prefix of it.
     fn may_spell_more_of(&self, head: Slot) -> bool {
-        let prompt = &self.requests[head as usize].keys;
+        let prompt = &self.requests[head as usize].ticket.keys;
         self.running.iter().any(|&slot| {
-            let keys = &self.requests[slot as usize].keys;
+            let request = &self.requests[slot as usize];
+            let keys = &request.ticket.keys;
             // A chain key stands for everything before it: where two differ once they differ for good.
-            keys.len() <= prompt.len()
+            request.spells_on()
+                && keys.len() <= prompt.len()
                 && keys.last().is_none_or(|key| *key == prompt[keys.len() - 1])
         })
     }
@@ -181,12 +181,12 @@ impl Scheduler {
     const fn tokens_wanted(&self, request: &Request) -> u32 {
         // Async: the step that samples the last token is scheduled, though its token has not arrived.
         if request.placeholders > 0
-            && request.computed_tokens + 2 - request.placeholders
+            && request.computed_tokens + 2 - request.placeholders as u32
                 >= request.prompt_tokens + request.max_tokens
         {
             return 0;
         }
-        let wanted = request.tokens() + request.placeholders - request.computed_tokens;
+        let wanted = request.tokens_scheduled() - request.computed_tokens;
         let room = self.config.max_model_len.saturating_sub(request.computed_tokens + 1);
         if wanted < room { wanted } else { room }
     }
@@ -205,12 +205,12 @@ impl Scheduler {
         }
         let request = &mut self.requests[slot as usize];
         batch.preempted.push((request.handle, request.computed_tokens));
-        self.kv.free_and_list(request);
+        self.kv.free_and_list(request, self.preemptions);
         request.status = Status::Preempted;
         request.computed_tokens = 0;
         request.stale_tokens = request.in_flight_tokens;
         request.placeholders = 0;
-        request.preemptions += 1;
+        request.ticket.preemptions += 1;
         self.preemptions += 1;
         self.waiting.push_front(slot, &self.requests[slot as usize]);
         slot
@@ -224,7 +224,7 @@ impl Scheduler {
             SchedulingPolicy::Priority => {
                 let rank = |slot: Slot| {
                     let request = &self.requests[slot as usize];
-                    (request.priority, request.arrival)
+                    (request.ticket.priority, request.ticket.arrival)
                 };
                 // The first of equals, as Python's `max` finds it.
                 let mut victim = 0;
@@ -250,8 +250,8 @@ impl Scheduler {
                 continue;
             }
             let hit = self.kv.get_computed_blocks(request);
-            if request.preemptions == 0 {
-                request.prefix_hit_tokens = hit;
+            if request.ticket.preemptions == 0 {
+                request.ticket.prefix_hit_tokens = hit;
             }
             let wanted = (request.tokens() - hit).min(cap);
             if !self.config.enable_chunked_prefill && wanted > budget {
@@ -266,7 +266,7 @@ impl Scheduler {
             let resumed = request.status == Status::Preempted;
             request.status = Status::Running;
             request.computed_tokens = hit;
-            request.scheduled_at.get_or_insert(now);
+            request.ticket.scheduled_at.get_or_insert(now);
             let kind = if resumed { RowKind::Resumed } else { RowKind::New };
             batch.rows.push(Row::new(slot, request, tokens, hit, kind));
             budget -= tokens;
@@ -284,7 +284,7 @@ impl Scheduler {
             let request = &mut self.requests[row.slot as usize];
             request.computed_tokens += row.tokens;
             request.in_flight_tokens += row.tokens;
-            row.samples = request.computed_tokens >= request.tokens() + request.placeholders;
+            row.samples = request.computed_tokens >= request.tokens_scheduled();
             if self.config.async_scheduling && row.samples {
                 request.placeholders += 1;
             }
@@ -320,7 +320,7 @@ impl Scheduler {
                     // Keys of generated tokens exist from the moment the token arrives.
                     kv.register_full_blocks(
                         request,
-                        request.computed_tokens - request.placeholders,
+                        request.computed_tokens - u32::from(request.placeholders),
                     );
                 }
             }
