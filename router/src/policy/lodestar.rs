@@ -5,11 +5,12 @@
 //! - `W` is what is left of the prefills ahead, `s` the request's own, `c` what does not queue. They follow from a
 //!   few coefficients per instance that are learned from its first tokens ([`law`]), and from the
 //!   order in which it works ([`server`]). Where an engine is full, `c` has what it takes until answers end ([`places`]).
-//! - `E = λᵢ · s · (W + s/2) / (1 − ρ)` is the delay of others. An instance with work `W` ahead, as a queue
+//! - `E = λᵢ · s · (W' + s/2) / (1 − ρ)` is the delay of others. An instance with work `W` ahead, as a queue
 //!   with Poisson arrivals `λᵢ` and utilisation `ρ`, expects `λᵢ · W² / 2(1 − ρ)` more waiting in all than an
 //!   idle one; `E` is the difference that `s` makes. Choosing by it is one step of policy iteration from
 //!   a random choice in proportion to speed, which gives each instance its part `λᵢ` of all arrivals (Krishnan, 1987; Hyytiä,
-//!   Penttinen and Aalto, 2012); an even part where that is more, for the sake of the tail.
+//!   Penttinen and Aalto, 2012); an even part where that is more, for the sake of the tail. `W'` is what is left of `W` when
+//!   they come: as long as they are better off elsewhere, they go there ([`elsewhere`]).
 //! - `D` is what an answer makes those wait who come while it is decoded: each step is longer by it ([`prospect`]).
 //! - `P = p · (s + o)` is what leaves the cache and must be computed again ([`reuse`]); `o` is the answer's part.
 //!
@@ -17,6 +18,7 @@
 //! are in. Each instance is tried, and a slow one only a few times; one of which the kind is known ([`fleet`]) may wait.
 
 mod caution;
+mod elsewhere;
 mod fleet;
 mod law;
 mod learned;
@@ -34,12 +36,13 @@ use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 use caution::{Arm, COLD_SAMPLES, Caution};
+use elsewhere::AveragePrompt;
 use fleet::Fleet;
 use law::Work;
 pub(crate) use learned::LodestarLearned;
 pub use objective::Objective;
 pub use part::Part;
-use prospect::{Prospect, Works};
+use prospect::{Glance, Prospect, Works};
 use residual::Residual;
 use reuse::Reuse;
 use server::{Place, Sample, Server};
@@ -108,9 +111,10 @@ pub(super) struct Lodestar {
     rate: f64,
     arrived_at: Time,
     mean_answer_tokens: f64,
+    average_prompt: AveragePrompt,
     answers: u64,
     /// Scratch of [`choose`](Policy::choose), and the last request's prospects.
-    prompts_per_s: Vec<f64>,
+    glances: Vec<Glance>,
     prospects: Vec<Prospect>,
     scores: Vec<f64>,
     nearest: Vec<usize>,
@@ -134,8 +138,9 @@ impl Lodestar {
             rate: 0.0,
             arrived_at: Time::ZERO,
             mean_answer_tokens: 0.0,
+            average_prompt: AveragePrompt::default(),
             answers: 0,
-            prompts_per_s: Vec::new(),
+            glances: Vec::new(),
             prospects: Vec::new(),
             scores: Vec::new(),
             nearest: Vec::new(),
@@ -252,6 +257,20 @@ impl Lodestar {
         self.caution.spend(lowest, regret_s);
         arm
     }
+
+    /// A request went where it was chosen to go.
+    fn routed(&mut self, now: Time, reservation: &Reservation) {
+        self.average_prompt.add(reservation.prompt_tokens, reservation.uncached_tokens);
+        let (prospect, works, arm) = self.chosen;
+        let Prospect { features, expected_s, ttft_s, .. } = prospect;
+        let Works { serial, constant, decode } = works;
+        self.decoding.insert(reservation.request, (reservation.instance, decode));
+        let server = self.servers.entry(reservation.instance);
+        let place = Place { features, expected_s, predicted_s: ttft_s, arm };
+        server.places.sent();
+        server.push(now, reservation.request, serial, constant, place);
+        server.turnover.take_in(now, reservation.uncached_tokens, server.capacity_tokens);
+    }
 }
 
 impl Policy for Lodestar {
@@ -299,17 +318,7 @@ impl Policy for Lodestar {
     fn observe(&mut self, now: Time, fact: &Fact<'_>) {
         self.heuristic.observe(now, fact);
         match *fact {
-            Fact::Routed(reservation) => {
-                let (prospect, works, arm) = self.chosen;
-                let Prospect { features, expected_s, ttft_s, .. } = prospect;
-                let Works { serial, constant, decode } = works;
-                self.decoding.insert(reservation.request, (reservation.instance, decode));
-                let server = self.servers.entry(reservation.instance);
-                let place = Place { features, expected_s, predicted_s: ttft_s, arm };
-                server.places.sent();
-                server.push(now, reservation.request, serial, constant, place);
-                server.turnover.take_in(now, reservation.uncached_tokens, server.capacity_tokens);
-            }
+            Fact::Routed(reservation) => self.routed(now, reservation),
             Fact::FirstToken(reservation) => {
                 let server = self.servers.entry(reservation.instance);
                 server.places.first_token();
@@ -446,9 +455,36 @@ mod tests {
         let scores = fixture.scores(&mut policy);
         // 2 ms + 120 ms + 0.5 * 2 ms = 123 ms ahead, in full: what waits there is not in doubt.
         let behind = scores[chosen as usize] - scores[1 - chosen as usize];
-        // One request more has arrived: 2/30 a second on two instances. 61.5 ms of service delay them by 61.5 * 123 ms^2.
-        let expected = 0.123 + 1.0 / 30.0 * 0.0615 * 0.123;
+        // One request more has arrived: 2/30 a second on two instances. 61.5 ms of service delay those who come by as much. A third of
+        // that counts only once the other instance is no better, which with 123 ms each it is until then.
+        let expected = 0.123 + 1.0 / 30.0 * 0.0615 * (0.123 * 2.0 / 3.0);
         assert!((behind - expected).abs() < 2e-4, "{behind} is not {expected}");
+    }
+
+    #[test]
+    fn a_long_prompt_goes_where_half_of_it_is_behind_other_long_ones() {
+        let mut policy = Lodestar::new(LodestarParams::default(), Rng::fork(1, "learning"));
+        let mut fixture = Fixture::with_requests(&[0, 0]).with_matches(12, &[0, 0]);
+        for number in 0..600 {
+            fixture.now = Time::from_nanos(number * 100_000_000);
+            let (_, chosen) = fixture.choose(&mut policy);
+            let reservation = Fixture::reservation(number, chosen, 193);
+            policy.observe(fixture.now, &Fact::Routed(&reservation));
+            let then = fixture.now + Duration::from_millis(47);
+            let usage = Usage { output_tokens: 1, ..Usage::default() };
+            policy.observe(then, &Fact::FirstToken(&reservation));
+            let ended = Reservation { first_token_at: Some(then), ..reservation };
+            policy.observe(then, &Fact::Finished(&ended, usage));
+        }
+        // 20,000 tokens, of which the first instance has half. As many seconds as it takes there, short ones come to the other instance:
+        // they wait for nobody, while on that one they would wait for twice as much.
+        fixture = fixture.with_matches(1250, &[625, 0]);
+        for number in 600..603 {
+            let (_, chosen) = fixture.choose(&mut policy);
+            assert_eq!(chosen, 0, "the {}th long prompt", number - 599);
+            let reservation = Fixture::reservation(number, chosen, 20_001);
+            policy.observe(fixture.now, &Fact::Routed(&reservation));
+        }
     }
 
     #[test]

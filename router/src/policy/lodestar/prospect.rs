@@ -3,6 +3,7 @@
 //! The law is asked about all instances. The network is asked about the few that the law puts first: it takes
 //! five times as long as the law, corrects by a factor that is near one, and hardly any other instance has a chance.
 
+use super::elsewhere::{Elsewhere, shared_wait};
 use super::law::{Law, Work};
 use super::objective::Expected;
 use super::places::Newcomer;
@@ -43,6 +44,24 @@ pub(super) struct Works {
     pub(super) constant: Work,
     /// What each token of the answer waits for.
     pub(super) decode: Work,
+}
+
+/// What a look at an instance tells of those who come to it, whatever the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance {
+    /// What is ahead of who comes now, s.
+    wait_s: f64,
+    /// Prompts like the request's, none of them cached, that it computes in a second.
+    prompts_per_s: f64,
+}
+
+/// Those who come after a request to its instance.
+#[derive(Clone, Copy)]
+struct Followers {
+    arrivals_per_s: f64,
+    /// What one of them takes there on average, and when it would be done elsewhere, s.
+    average_s: f64,
+    elsewhere_s: f64,
 }
 
 /// Where a request could go, and what is known of that.
@@ -91,20 +110,36 @@ impl Lodestar {
         // even part: where it is slow, the few that come wait for long behind a long prompt, and they are the tail.
         let prefill = Work::of_prefill(request.prompt_tokens, request.prompt_tokens, 0.0);
         let mut fade = Fade::default();
-        self.prompts_per_s.clear();
-        self.prompts_per_s.extend(eligible.iter().map(|instance| {
+        let on_time = !self.has(Part::LateHeads);
+        let whole = self.average_prompt.whole();
+        let (mut glances, mut prompts_per_s) = (std::mem::take(&mut self.glances), 0.0);
+        glances.clear();
+        let elsewhere = Elsewhere::new(eligible.iter().map(|instance| {
             let server = self.servers.entry(instance.id);
             server.has_cache_of(instance.spec.kv_capacity_tokens, &mut self.fleet);
             server.settle(now, &mut fade);
-            1.0 / server.law(&self.fleet).secs(&prefill).max(1e-3)
+            let wait_s =
+                if on_time { server.wait_secs_on_time(now) } else { server.wait_secs(now) };
+            let law = server.law(&self.fleet);
+            let glance = Glance { wait_s, prompts_per_s: 1.0 / law.secs(&prefill).max(1e-3) };
+            prompts_per_s += glance.prompts_per_s;
+            glances.push(glance);
+            wait_s + law.secs(&whole)
         }));
-        let arrivals_per_prompt = self.rate / self.prompts_per_s.iter().sum::<f64>();
-        let even = self.rate / self.prompts_per_s.len() as f64;
+        let arrivals_per_prompt = self.rate / prompts_per_s;
+        let even = self.rate / glances.len() as f64;
+        let average = self.average_prompt.uncached();
         prospects.clear();
-        prospects.extend(self.prompts_per_s.iter().enumerate().map(|(index, prompts_per_s)| {
+        prospects.extend(glances.iter().enumerate().map(|(index, glance)| {
             let spot = self.spot(request, eligible, index);
-            self.expect(now, request, &spot, even.max(arrivals_per_prompt * prompts_per_s))
+            let followers = Followers {
+                arrivals_per_s: even.max(arrivals_per_prompt * glance.prompts_per_s),
+                average_s: spot.law.secs(&average),
+                elsewhere_s: elsewhere.than(index),
+            };
+            self.expect(now, request, &spot, glance.wait_s, &followers)
         }));
+        self.glances = glances;
     }
 
     fn spot<'a>(
@@ -125,26 +160,24 @@ impl Lodestar {
         }
     }
 
-    /// The prospect of a request, by law, where `arrivals_per_s` come.
+    /// The prospect of a request, by law, where there are `wait_s` ahead of it.
     fn expect(
         &self,
         now: Time,
         request: &Request<'_>,
         spot: &Spot<'_>,
-        arrivals_per_s: f64,
+        wait_s: f64,
+        followers: &Followers,
     ) -> Prospect {
         let Spot { instance, server, law, tpot, .. } = *spot;
         let (Works { serial, constant, .. }, tpot_s) = self.works(request, spot);
         let doubt = self.part(Part::Doubt, server.doubt(now, &self.fleet));
-        let wait_s = if self.has(Part::LateHeads) {
-            server.wait_secs(now)
-        } else {
-            server.wait_secs_on_time(now)
-        };
         let service_s = (1.0 - doubt) * law.secs(&serial);
         let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
         let idle = 1.0 - server.utilisation().min(UTILISATION_MAX);
-        let delay_of_others = arrivals_per_s * service_s * (wait_s + service_s / 2.0) / idle;
+        let Followers { arrivals_per_s, average_s, elsewhere_s } = *followers;
+        let behind_s = shared_wait(wait_s, service_s, average_s, elsewhere_s) + service_s / 2.0;
+        let delay_of_others = arrivals_per_s * service_s * behind_s / idle;
         let delay_by_answer = delay_by_answer(&self.answer(request, spot, tpot_s, arrivals_per_s));
         let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
         let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
