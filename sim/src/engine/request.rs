@@ -66,6 +66,8 @@ pub(crate) struct Request {
     pub(crate) ticket: Box<Ticket>,
 }
 
+const _: () = assert!(size_of::<Request>() == 64);
+
 /// What is looked at when a request comes, fills a block, is preempted or leaves.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
