@@ -455,8 +455,8 @@ mod tests {
         let scores = fixture.scores(&mut policy);
         // 2 ms + 120 ms + 0.5 * 2 ms = 123 ms ahead, in full: what waits there is not in doubt.
         let behind = scores[chosen as usize] - scores[1 - chosen as usize];
-        // One request more has arrived: 2/30 a second on two instances. 61.5 ms of service delay those who come by as much. A third of
-        // that counts only once the other instance is no better, which with 123 ms each it is until then.
+        // One request more has arrived: 2/30 a second on two instances. 61.5 ms of service delay those who come in the 123 ms. But the other
+        // instance is better for them all the while, which counts by 61.5 / (61.5 + 123).
         let expected = 0.123 + 1.0 / 30.0 * 0.0615 * (0.123 * 2.0 / 3.0);
         assert!((behind - expected).abs() < 2e-4, "{behind} is not {expected}");
     }
@@ -476,8 +476,8 @@ mod tests {
             let ended = Reservation { first_token_at: Some(then), ..reservation };
             policy.observe(then, &Fact::Finished(&ended, usage));
         }
-        // 20,000 tokens, of which the first instance has half. As many seconds as it takes there, short ones come to the other instance:
-        // they wait for nobody, while on that one they would wait for twice as much.
+        // 20,000 tokens, of which the first instance has half. While it computes the other halves, short prompts have the second
+        // instance to go to; there the whole of one would be in their way.
         fixture = fixture.with_matches(1250, &[625, 0]);
         for number in 600..603 {
             let (_, chosen) = fixture.choose(&mut policy);

@@ -95,23 +95,7 @@ impl Order {
     /// nobody notices, takes its turns at the same place. Of two wake-ups of one engine at one instant the
     /// second is superseded, whichever that is. All others go by when they were scheduled.
     const fn of(event: Event, sequence: u64) -> Self {
-        let place = match event {
-            Event::EngineWakeup(instance) => instance as u64,
-            Event::FirstTokenAtRouter(_)
-            | Event::EndAtRouter(_)
-            | Event::DispatchFailedAtRouter(_)
-            | Event::MetricsAtRouter
-            | Event::LateMetricsAtRouter
-            | Event::CrashAtRouter(_)
-            | Event::Membership(_)
-            | Event::RouterTimer(_)
-            | Event::ModelAtRouter(_)
-            | Event::RequestAtRouter(_)
-            | Event::RequestAtEngine(_)
-            | Event::Fault(_)
-            | Event::Scrape
-            | Event::Record => sequence,
-        };
+        let place = if let Event::EngineWakeup(engine) = event { engine as u64 } else { sequence };
         assert!(place >> Self::CLASS_SHIFT == 0, "a run of centuries");
         Self((event.class() as u64) << Self::CLASS_SHIFT | place)
     }

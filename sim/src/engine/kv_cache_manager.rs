@@ -102,6 +102,7 @@ impl KvCacheManager {
                 want.saturating_sub(self.hits.len() as u32)
             }
         };
+        // Mostly none are needed; then the table's memory is left alone.
         if new_blocks > 0 {
             request.ticket.blocks.extend((0..new_blocks).map(|_| self.pool.take()));
         }

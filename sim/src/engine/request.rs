@@ -91,7 +91,7 @@ enum NextKeys {
     /// Others may spell what this request spells: they continue the chain with its answer.
     Spelled(Chain, Source),
     /// Nobody can look for any more blocks.
-    None,
+    Unneeded,
     /// Nobody but this request, which was preempted, can: any keys will do that no other request has.
     Own(u64),
 }
@@ -114,7 +114,7 @@ impl Request {
             );
             keys.truncate(shared_blocks as usize);
             keys.shrink_to_fit();
-            next_keys = NextKeys::None;
+            next_keys = NextKeys::Unneeded;
         }
         Self {
             handle: new.handle,
@@ -205,7 +205,7 @@ impl Request {
                     chain.end_block()
                 }
                 NextKeys::Own(stream) => own_key(*stream, block),
-                NextKeys::None => unreachable!("only of requests that may look for all blocks"),
+                NextKeys::Unneeded => unreachable!("only of requests that may look for all blocks"),
             });
         }
     }

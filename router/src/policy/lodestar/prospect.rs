@@ -46,7 +46,7 @@ pub(super) struct Works {
     pub(super) decode: Work,
 }
 
-/// What a look at an instance tells of those who come to it, whatever the request.
+/// What a first look at an instance tells.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Glance {
     /// What is ahead of who comes now, s.
