@@ -1,7 +1,11 @@
-//! An axis: a range of values, and the values that are named along it.
+//! An axis: a range of values, and the values that are named along it. Plotters draws it.
 //!
-//! Not plotters' coordinates: their ticks are spaced by value or by decade alone, and their labels
+//! Not one of plotters' own ranges: their ticks are spaced by value or by decade alone, and their labels
 //! overlap when they are long.
+
+use std::ops::Range;
+
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
 /// Values along one side of a panel.
 #[derive(Clone, Debug)]
@@ -47,6 +51,18 @@ impl Axis {
         let step = round_step(if high > low { (high - low) / 5.0 } else { 0.2 });
         let steps = ((high - low) / step - 1e-9).ceil().max(1.0);
         Self::with_step(title, low, low + steps * step, step, format)
+    }
+
+    /// Of rows, each one high, by the names of those that have one, from the top.
+    pub(crate) fn rows<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        let high = names.len() as f64;
+        let tick = |(row, name): (usize, &str)| Tick {
+            value: high - row as f64 - 0.5,
+            label: name.to_owned(),
+        };
+        let mut ticks: Vec<Tick> = names.enumerate().map(tick).collect();
+        ticks.reverse();
+        Self { scale: Scale::Linear, low: 0.0, high, ticks, title: String::new() }
     }
 
     /// Of a share, all of it.
@@ -118,6 +134,54 @@ impl Axis {
             }
         };
         share.clamp(0.0, 1.0)
+    }
+
+    /// The least and the largest value that have a place of their own.
+    pub(crate) fn ends(&self) -> [f64; 2] {
+        [self.low, self.high]
+    }
+
+    /// Without the labels that would touch the one before, on an axis so long, when a label takes so much of it.
+    pub(crate) fn legible(&self, length: f64, extent_of: impl Fn(&str) -> f64) -> Self {
+        let mut legible = self.clone();
+        let mut free_from = f64::NEG_INFINITY;
+        for tick in &mut legible.ticks {
+            let (at, half) = (self.position(tick.value) * length, extent_of(&tick.label) / 2.0);
+            if at - half < free_from {
+                tick.label.clear();
+            } else {
+                free_from = at + half;
+            }
+        }
+        legible
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (start, end): (i32, i32)) -> i32 {
+        start + (f64::from(end - start) * self.position(*value)).round() as i32
+    }
+
+    /// The named values, and no lighter ones between them.
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        if hint.weight().allow_light_points() {
+            return Vec::new();
+        }
+        self.ticks.iter().map(|tick| tick.value).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.low..self.high
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format_ext(&self, value: &f64) -> String {
+        let tick = self.ticks.iter().find(|tick| tick.value.total_cmp(value).is_eq());
+        tick.map_or_else(String::new, |tick| tick.label.clone())
     }
 }
 
@@ -203,6 +267,21 @@ mod tests {
         let axis = Axis::log("", [0.0613, 0.0614].into_iter(), Format::Milliseconds);
         assert_eq!(labels(&axis), ["60 µs", "70 µs"]);
         assert!(!Axis::log("", [].into_iter(), Format::Number).ticks.is_empty());
+    }
+
+    #[test]
+    fn rows_are_named_from_the_top() {
+        let axis = Axis::rows(["a", "b"].into_iter());
+        assert_eq!(labels(&axis), ["b", "a"]);
+        assert!((axis.position(axis.ticks[1].value) - 0.75).abs() < 1e-12);
+    }
+
+    #[test]
+    fn labels_that_would_touch_are_blank() {
+        let axis = Axis::linear("", 0.0, 40.0, Format::Number);
+        let extent = |label: &str| 10.0 * label.len() as f64;
+        assert_eq!(labels(&axis.legible(100.0, extent)), ["0", "10", "20", "30", "40"]);
+        assert_eq!(labels(&axis.legible(60.0, extent)), ["0", "10", "", "30", ""]);
     }
 
     #[test]

@@ -19,18 +19,20 @@ pub(crate) struct Canvas {
 pub(crate) type Point = (f64, f64);
 
 /// One thing to draw, over what came before it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Shape {
     /// Connected segments.
     Line { points: Vec<Point>, width: f64, colour: Colour },
     /// A filled rectangle.
     Fill { area: Rect, colour: Colour },
+    /// A filled circle.
+    Dot { at: Point, radius: f64, colour: Colour },
     /// One line of text.
     Text(Text),
 }
 
 /// One line of text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Text {
     pub(crate) text: String,
     /// On the baseline: its left end, middle or right end.
@@ -50,7 +52,7 @@ pub(crate) enum Align {
 }
 
 /// How a text looks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct TextStyle {
     /// The size of an em.
     pub(crate) size: f64,
@@ -91,6 +93,11 @@ impl Rect {
 
     pub(crate) fn height(&self) -> f64 {
         self.bottom - self.top
+    }
+
+    /// From the left.
+    pub(crate) fn middle(&self) -> f64 {
+        f64::midpoint(self.left, self.right)
     }
 
     /// Smaller by these margins.

@@ -3,10 +3,13 @@
 //! Lines would be the obvious choice for a handful of instances; for a fleet they are a hairball, and
 //! the question is which instance is idle while another drowns, not how high a curve goes.
 
+use plotters::chart::{ChartBuilder, LabelAreaPosition};
+use plotters::element::{PathElement, Rectangle};
+
 use crate::axis::{Axis, Format, Tick};
 use crate::canvas::{Align, Canvas, Rect, TextStyle};
+use crate::chart::{Chart, Drawn, GAP, draw_axes, fine};
 use crate::colour::{Colour, MAGNITUDE_STEPS, magnitude};
-use crate::panel::draw_x_axis;
 
 /// Values over rows and time.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ const FOOT: f64 = 24.0;
 
 /// Room for the longest name of a row.
 pub(crate) fn name_width<'a>(names: impl Iterator<Item = &'a str>) -> f64 {
-    names.map(|name| TextStyle::SMALL.width_of(name)).fold(0.0_f64, f64::max) + 8.0
+    names.map(|name| TextStyle::SMALL.width_of(name)).fold(0.0_f64, f64::max) + GAP
 }
 
 impl HeatMap {
@@ -46,43 +49,47 @@ impl HeatMap {
     pub(crate) fn draw(&self, canvas: &mut Canvas, area: Rect, names: f64) {
         let frame = area.inset(names, HEAD, 0.0, FOOT);
         canvas.text(&self.title, (frame.left, area.top + 14.0), Align::Left, TextStyle::BODY);
-        let height = frame.height() / self.rows.len().max(1) as f64;
-        // Names are for rows that are tall enough to have one.
-        let every = (TextStyle::SMALL.size / height).ceil().max(1.0) as usize;
-        for (index, (name, values)) in self.rows.iter().enumerate() {
-            let top = frame.top + index as f64 * height;
-            let row = Rect { top, bottom: top + height, ..frame };
-            if names > 0.0 && index.is_multiple_of(every) {
-                let at =
-                    (frame.left - 8.0, (row.top + row.bottom) / 2.0 + TextStyle::SMALL.size * 0.35);
-                canvas.text(name, at, Align::Right, TextStyle::SMALL);
+        let x = self.x.legible(frame.width(), |label| TextStyle::SMALL.width_of(label) + GAP);
+        let rows = Axis::rows(self.rows.iter().map(|(name, _)| name.as_str()));
+        let rows = rows.legible(frame.height(), |_| TextStyle::SMALL.size);
+        canvas.plot(area, |root| {
+            let mut chart = ChartBuilder::on(root)
+                .margin_top(fine(HEAD))
+                .set_label_area_size(LabelAreaPosition::Left, fine(names))
+                .set_label_area_size(LabelAreaPosition::Bottom, fine(FOOT))
+                .build_cartesian_2d(x, rows)?;
+            for (index, (_, values)) in self.rows.iter().enumerate() {
+                let top = (self.rows.len() - index) as f64;
+                self.draw_row(&mut chart, top, values, frame.width())?;
+                if index > 0 {
+                    let border = self.x.ends().map(|end| (end, top));
+                    chart.draw_series([PathElement::new(border, Colour::WHITE.stroke(0.5))])?;
+                }
             }
-            self.draw_row(canvas, row, values);
-            if index > 0 {
-                canvas.line(vec![(row.left, top), (row.right, top)], 0.5, Colour::WHITE);
-            }
-        }
-        draw_x_axis(canvas, &self.x, frame);
+            draw_axes(&mut chart, false)
+        });
     }
 
-    fn draw_row(&self, canvas: &mut Canvas, row: Rect, values: &[f64]) {
+    fn draw_row(&self, chart: &mut Chart<'_>, top: f64, values: &[f64], width: f64) -> Drawn {
         // Neighbours of one shade are drawn as one: an SVG of a thousand rectangles, not ten.
         let steps = f64::from(MAGNITUDE_STEPS);
         let shade = |value: f64| (self.shades.darkness(value) * steps).round() / steps;
-        let width = row.width() / values.len().max(1) as f64;
+        let [low, high] = self.x.ends();
+        let at = |column: f64| low + (high - low) * column / values.len().max(1) as f64;
+        // A little wider than it is, under the next one: adjoining edges would shine through.
+        let under = 0.5 * (high - low) / width;
         let mut start = 0;
         while start < values.len() {
             let first = shade(values[start]);
             let same = |value: &&f64| shade(**value).total_cmp(&first).is_eq();
             let end = start + values[start..].iter().take_while(same).count().max(1);
             if !first.is_nan() {
-                // A little wider than it is, under the next one: adjoining edges would shine through.
-                let right = (row.left + end as f64 * width + 0.5).min(row.right);
-                let cell = Rect { left: row.left + start as f64 * width, right, ..row };
-                canvas.fill(cell, magnitude(first));
+                let corners = [(at(start as f64), top), (at(end as f64) + under, top - 1.0)];
+                chart.draw_series([Rectangle::new(corners, magnitude(first).filled())])?;
             }
             start = end;
         }
+        Ok(())
     }
 }
 

@@ -1,12 +1,14 @@
 //! Figures, as SVG and PNG, drawn from the tables of a replay or a sweep, and a sweep's report.
 //!
 //! A figure is a function from results to shapes (`figures/`, one file each), put together from a small
-//! vocabulary: axes, panels of lines, heat maps, legends. Plotters draws the shapes into files; its chart
-//! builder is not used, because its labels overlap and its legends cover the data. The same results give
-//! the same bytes on every machine: the font is compiled in, and nothing is asked of the system.
+//! vocabulary: axes, panels of lines, heat maps, legends. Plotters draws the charts, and the shapes into files.
+//! What it lacks is ours: titles that read without turning the head, labels that do not overlap, legends beside the data,
+//! keys of colours. The same results give the same bytes on every machine: the font is compiled in, and
+//! nothing is asked of the system.
 
 mod axis;
 mod canvas;
+mod chart;
 mod colour;
 mod figures;
 mod font;

@@ -1,10 +1,16 @@
 //! One diagram of a figure: two axes and what is drawn between them.
 //!
-//! The title of the vertical axis stands above it, upright, where it can be read without turning the
-//! head. Labels that would touch are left out.
+//! A chart of plotters, but for the titles: that of the vertical axis stands above it, where it can be read without
+//! turning the head, and plotters would write that of the horizontal one twice.
+
+use plotters::chart::{ChartBuilder, LabelAreaPosition};
+use plotters::element::{Circle, EmptyElement, PathElement, Text};
+use plotters::series::LineSeries;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::axis::Axis;
 use crate::canvas::{Align, Canvas, Point, Rect, TextStyle};
+use crate::chart::{Chart, Drawn, GAP, draw_axes, fine};
 use crate::colour::Colour;
 
 /// Axes and series.
@@ -27,54 +33,56 @@ pub(crate) struct Series {
 const HEAD: f64 = 52.0;
 /// Height of the labels and the title of the horizontal axis below the frame.
 const FOOT: f64 = 42.0;
-/// Half the side of a point that is not connected.
-const DOT: f64 = 1.75;
+/// Radius of a point that is not connected.
+const DOT: f64 = 2.0;
 /// Of a point that stands for a whole policy.
-const BIG_DOT: f64 = 4.5;
-/// Between a label and what is next to it.
-const GAP: f64 = 8.0;
+const BIG_DOT: f64 = 5.0;
 
 impl Panel {
     pub(crate) fn draw(&self, canvas: &mut Canvas, area: Rect) {
-        let frame = self.frame(area);
         canvas.text(&self.title, (area.left, area.top + 14.0), Align::Left, TextStyle::HEADING);
         canvas.text(&self.y.title, (area.left, area.top + 34.0), Align::Left, TextStyle::SMALL);
-        self.draw_horizontal_grid(canvas, frame);
-        draw_x_axis(canvas, &self.x, frame);
-        let below = ((frame.left + frame.right) / 2.0, area.bottom - 3.0);
+        let below = (self.frame(area).middle(), area.bottom - 3.0);
         canvas.text(&self.x.title, below, Align::Centre, TextStyle::SMALL);
-        for series in &self.series {
-            let place = |point: &Point| self.place(frame, *point);
-            canvas.line(series.points.iter().map(place).collect(), 2.0, series.colour);
-        }
+        self.chart(canvas, area, |chart| {
+            draw_axes(chart, true)?;
+            for series in &self.series {
+                let line =
+                    LineSeries::new(series.points.iter().copied(), series.colour.stroke(2.0));
+                chart.draw_series(line)?;
+            }
+            Ok(())
+        });
     }
 
     /// Draws points that are not connected, over what [`Self::draw`] drew into the same area.
     pub(crate) fn draw_points(&self, canvas: &mut Canvas, area: Rect, series: &Series) {
-        self.draw_squares(canvas, area, series, DOT);
+        self.draw_circles(canvas, area, series, DOT);
     }
 
     /// The same, of points that each stand for a whole policy.
     pub(crate) fn draw_dots(&self, canvas: &mut Canvas, area: Rect, series: &Series) {
-        self.draw_squares(canvas, area, series, BIG_DOT);
+        self.draw_circles(canvas, area, series, BIG_DOT);
+    }
+
+    fn draw_circles(&self, canvas: &mut Canvas, area: Rect, series: &Series, radius: f64) {
+        let style = series.colour.filled();
+        let circle = |point: &Point| Circle::new(*point, fine(radius), style);
+        self.chart(canvas, area, |chart| {
+            chart.draw_series(series.points.iter().map(circle)).map(|_| ())
+        });
     }
 
     /// A name above a point, to its left if it is near the right end.
     pub(crate) fn draw_label(&self, canvas: &mut Canvas, area: Rect, point: Point, label: &str) {
-        let frame = self.frame(area);
-        let (x, y) = self.place(frame, point);
-        let is_last = x + GAP + TextStyle::SMALL.width_of(label) > frame.right;
-        let (at, align) = if is_last { (x - GAP, Align::Right) } else { (x + GAP, Align::Left) };
-        canvas.text(label, (at, y - GAP), align, TextStyle::SMALL);
-    }
-
-    fn draw_squares(&self, canvas: &mut Canvas, area: Rect, series: &Series, half: f64) {
-        let frame = self.frame(area);
-        for point in &series.points {
-            let (x, y) = self.place(frame, *point);
-            let dot = Rect { left: x, top: y, right: x, bottom: y };
-            canvas.fill(dot.inset(-half, -half, -half, -half), series.colour);
-        }
+        self.chart(canvas, area, |chart| {
+            let left = f64::from(chart.backend_coord(&point).0) / f64::from(fine(1.0));
+            let is_last = left + GAP + TextStyle::SMALL.width_of(label) > self.frame(area).right;
+            let (shift, side) = if is_last { (-GAP, HPos::Right) } else { (GAP, HPos::Left) };
+            let style = TextStyle::SMALL.in_chart().pos(Pos::new(side, VPos::Bottom));
+            let text = Text::new(label.to_owned(), (fine(shift), -fine(GAP / 2.0)), style);
+            chart.draw_series([EmptyElement::at(point) + text]).map(|_| ())
+        });
     }
 
     /// Draws an upright line at each time, over what [`Self::draw`] drew into the same area; and its label
@@ -86,20 +94,41 @@ impl Panel {
         marks: impl Iterator<Item = (f64, &'a str)>,
     ) {
         let frame = self.frame(area);
+        let style = TextStyle::SMALL.in_chart().pos(Pos::new(HPos::Left, VPos::Bottom));
         let mut free_from = f64::NEG_INFINITY;
-        for (value, label) in marks {
-            let x = frame.left + self.x.position(value) * frame.width();
-            canvas.line(vec![(x, frame.top), (x, frame.bottom)], 1.5, Colour::MUTED);
-            let width = TextStyle::SMALL.width_of(label);
-            // Near the right end, to the left of its line.
-            let is_last = x + GAP / 2.0 + width > frame.right;
-            let left = if is_last { x - GAP / 2.0 - width } else { x + GAP / 2.0 };
-            if left >= free_from.max(frame.left) {
-                let at = (left, frame.top - 4.0);
-                canvas.text(label, at, Align::Left, TextStyle::SMALL);
-                free_from = if is_last { x } else { left + width };
+        self.chart(canvas, area, |chart| {
+            for (value, label) in marks {
+                let ends = self.y.ends().map(|end| (value, end));
+                chart.draw_series([PathElement::new(ends, Colour::MUTED.stroke(1.5))])?;
+                let x = frame.left + self.x.position(value) * frame.width();
+                let width = TextStyle::SMALL.width_of(label);
+                // Near the right end, to the left of its line.
+                let is_last = x + GAP / 2.0 + width > frame.right;
+                let shift = if is_last { -GAP / 2.0 - width } else { GAP / 2.0 };
+                if x + shift >= free_from.max(frame.left) {
+                    let text = Text::new(label.to_owned(), (fine(shift), 0), style.clone());
+                    chart.draw_series([EmptyElement::at(ends[1]) + text])?;
+                    free_from = if is_last { x } else { x + shift + width };
+                }
             }
-        }
+            Ok(())
+        });
+    }
+
+    /// Has plotters draw into the frame of an area.
+    fn chart(&self, canvas: &mut Canvas, area: Rect, draw: impl FnOnce(&mut Chart<'_>) -> Drawn) {
+        let frame = self.frame(area);
+        let x = self.x.legible(frame.width(), |label| TextStyle::SMALL.width_of(label) + GAP);
+        let y = self.y.legible(frame.height(), |_| TextStyle::SMALL.size);
+        canvas.plot(area, |root| {
+            let mut chart = ChartBuilder::on(root)
+                .margin_top(fine(frame.top - area.top))
+                .margin_right(fine(area.right - frame.right))
+                .set_label_area_size(LabelAreaPosition::Left, fine(frame.left - area.left))
+                .set_label_area_size(LabelAreaPosition::Bottom, fine(area.bottom - frame.bottom))
+                .build_cartesian_2d(x, y)?;
+            draw(&mut chart)
+        });
     }
 
     /// Where the values lie within an area.
@@ -112,39 +141,5 @@ impl Panel {
             (TextStyle::SMALL.width_of(&tick.label) / 2.0 - inside).max(0.0)
         });
         area.inset(labels + GAP, HEAD, overhang, FOOT)
-    }
-
-    fn place(&self, frame: Rect, (x, y): Point) -> Point {
-        let right = frame.left + self.x.position(x) * frame.width();
-        (right, frame.bottom - self.y.position(y) * frame.height())
-    }
-
-    fn draw_horizontal_grid(&self, canvas: &mut Canvas, frame: Rect) {
-        let mut free_below = f64::INFINITY;
-        for tick in &self.y.ticks {
-            let y = frame.bottom - self.y.position(tick.value) * frame.height();
-            canvas.line(vec![(frame.left, y), (frame.right, y)], 1.0, Colour::GRID);
-            let half = TextStyle::SMALL.size * 0.5;
-            if y + half <= free_below {
-                let at = (frame.left - GAP, y + TextStyle::SMALL.size * 0.35);
-                canvas.text(&tick.label, at, Align::Right, TextStyle::SMALL);
-                free_below = y - half;
-            }
-        }
-    }
-}
-
-/// The line below a frame, with its ticks and labels but without its title.
-pub(crate) fn draw_x_axis(canvas: &mut Canvas, axis: &Axis, frame: Rect) {
-    canvas.line(vec![(frame.left, frame.bottom), (frame.right, frame.bottom)], 1.0, Colour::AXIS);
-    let mut free_from = f64::NEG_INFINITY;
-    for tick in &axis.ticks {
-        let x = frame.left + axis.position(tick.value) * frame.width();
-        canvas.line(vec![(x, frame.bottom), (x, frame.bottom + 4.0)], 1.0, Colour::AXIS);
-        let half = TextStyle::SMALL.width_of(&tick.label) / 2.0;
-        if x - half >= free_from {
-            canvas.text(&tick.label, (x, frame.bottom + 18.0), Align::Centre, TextStyle::SMALL);
-            free_from = x + half + GAP;
-        }
     }
 }

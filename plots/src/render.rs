@@ -10,14 +10,12 @@ use std::path::{Path, PathBuf};
 
 use plotters::backend::{BitMapBackend, DrawingBackend, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{Color as _, FontStyle, FontTransform, RGBColor, ShapeStyle, TextStyle};
+use plotters::style::{Color as _, FontTransform, ShapeStyle, TextStyle};
 
 use crate::canvas::{Align, Canvas, Point, Rect, Shape, Text};
+use crate::chart::{FINENESS, fine};
 use crate::colour::Colour;
 use crate::font;
-
-/// Units of drawing a pixel of the figure.
-const FINENESS: u32 = 4;
 
 /// Pixels of the PNG a pixel of the figure.
 const PNG_DENSITY: u32 = 2;
@@ -62,6 +60,7 @@ pub(crate) fn inline_svg(canvas: &Canvas) -> String {
     let elements = elements
         .replace(&family, "")
         .replace(r#" opacity="1""#, "")
+        .replace(r#" stroke="none" stroke-width="1"/>"#, "/>")
         .replace(r#" stroke="none"/>"#, "/>");
     // Below this width its texts could not be read; it scrolls instead.
     let least_rem = canvas.width / 20.0;
@@ -147,10 +146,13 @@ fn draw<P: Pen>(canvas: &Canvas, pen: &mut P) -> Drawn {
     for shape in &canvas.shapes {
         match shape {
             Shape::Line { points, width, colour } => {
-                let points: Vec<_> = points.iter().map(|point| fine(*point)).collect();
-                let width = (width * f64::from(FINENESS)).round() as u32;
-                pen.line(&points, rgb(*colour).stroke_width(width))?;
+                let points: Vec<_> = points.iter().map(|point| place(*point)).collect();
+                pen.line(&points, colour.stroke(*width))?;
             }
+            Shape::Dot { at, radius, colour } => pen
+                .backend()
+                .draw_circle(place(*at), fine(*radius) as u32, &colour.filled(), true)
+                .map_err(|error| error.to_string())?,
             Shape::Fill { area, colour } => fill(pen, *area, *colour)?,
             Shape::Text(text) => pen.text(text)?,
         }
@@ -159,36 +161,26 @@ fn draw<P: Pen>(canvas: &Canvas, pen: &mut P) -> Drawn {
 }
 
 fn fill<P: Pen>(pen: &mut P, area: Rect, colour: Colour) -> Drawn {
-    let corners = (fine((area.left, area.top)), fine((area.right, area.bottom)));
+    let corners = (place((area.left, area.top)), place((area.right, area.bottom)));
     pen.backend()
-        .draw_rect(corners.0, corners.1, &rgb(colour).filled(), true)
+        .draw_rect(corners.0, corners.1, &colour.filled(), true)
         .map_err(|error| error.to_string())
 }
 
-fn fine((x, y): Point) -> BackendCoord {
-    let unit = f64::from(FINENESS);
-    ((x * unit).round() as i32, (y * unit).round() as i32)
-}
-
-fn rgb(Colour(red, green, blue): Colour) -> RGBColor {
-    RGBColor(red, green, blue)
+fn place((x, y): Point) -> BackendCoord {
+    (fine(x), fine(y))
 }
 
 /// The style of a text in a backend whose sizes are `ems` ems.
 fn text_style(text: &Text, ems: f64) -> TextStyle<'static> {
-    let style = if text.style.bold { FontStyle::Bold } else { FontStyle::Normal };
-    let size = text.style.size * f64::from(FINENESS) * ems;
     let h_pos = match text.align {
         Align::Left => HPos::Left,
         Align::Centre => HPos::Center,
         Align::Right => HPos::Right,
     };
     let turn = if text.is_upright { FontTransform::Rotate270 } else { FontTransform::None };
-    TextStyle {
-        font: font::of_size(size, style).transform(turn),
-        color: rgb(text.style.colour).to_backend_color(),
-        pos: Pos::new(h_pos, VPos::Top),
-    }
+    let style = crate::canvas::TextStyle { size: text.style.size * ems, ..text.style };
+    style.in_chart().transform(turn).pos(Pos::new(h_pos, VPos::Top))
 }
 
 /// Where the top of a text is that lies so far above its baseline.
@@ -213,7 +205,7 @@ impl<'b> Pen for SvgPen<'_, 'b> {
 
     fn text(&mut self, text: &Text) -> Drawn {
         // Plotters divides the size by 1.24 and puts the baseline of such text 0.76 em below its top.
-        let top = fine(top_of(text, 0.76 * text.style.size));
+        let top = place(top_of(text, 0.76 * text.style.size));
         self.0
             .draw_text(&text.text, &text_style(text, 1.24), top)
             .map_err(|error| error.to_string())
@@ -248,7 +240,7 @@ impl<'b> Pen for BitmapPen<'_, 'b> {
     fn text(&mut self, text: &Text) -> Drawn {
         // Plotters puts the baseline of bitmap text half its size below its top.
         let style = text_style(text, font::LINE_EMS);
-        let (left, top) = fine(top_of(text, 0.5 * font::LINE_EMS * text.style.size));
+        let (left, top) = place(top_of(text, 0.5 * font::LINE_EMS * text.style.size));
         // The font is a light one, and there is no other: a stronger weight is the same text again, a
         // little to the right.
         let strokes = if text.style.bold { 4 } else { 2 };

@@ -53,9 +53,8 @@ fn draw_column(canvas: &mut Canvas, area: Rect, names: f64, heading: &str, maps:
 
 /// The title that all maps above it share.
 pub(super) fn draw_time_title(canvas: &mut Canvas, area: Rect, maps: &[HeatMap]) {
-    let middle = (area.left + area.right) / 2.0;
     let title = maps.first().map_or("", |map| map.x.title.as_str());
-    canvas.text(title, (middle, area.bottom - 3.0), Align::Centre, TextStyle::SMALL);
+    canvas.text(title, (area.middle(), area.bottom - 3.0), Align::Centre, TextStyle::SMALL);
 }
 
 /// Room for the names before a column of maps.

@@ -6,9 +6,9 @@
 //! 3. Spill: if the chosen one has more than `mean + margin` and more than `1.5 · mean` requests in flight,
 //!    the fewest instead. `margin = min(64, max(4, 2 · stddev))`.
 //!
-//! Off by default there and absent here: overlap decay, temperature, the triggers by KV spread. Left out:
-//! the warm-up of new workers and the detectors of stalled ones. The tree matches characters there and
-//! blocks of 16 tokens here.
+//! Off by default there and absent here: overlap decay, temperature, the triggers by KV spread. The warm-up of new
+//! workers goes by the index of KV events, which vLLM over HTTP does not have there. Left out: the detectors of stalled
+//! workers. The tree matches characters there and blocks of 16 tokens here.
 
 use super::{Choice, Eligible, OUT_OF_QUESTION, Policy, Spread};
 use crate::decision::Reason;
