@@ -429,7 +429,7 @@ pub(crate) fn check_kv_events(
     listens: bool,
 ) -> Result<(), ConfigError> {
     let hears_all = listens && entries.iter().all(|entry| entry.kv_events.is_some());
-    if router.uses_kv_events() && !hears_all {
+    if router.needs_kv_events() && !hears_all {
         return Err(ConfigError::KvEvents(router.policy.name().into_owned()));
     }
     Ok(())

@@ -46,9 +46,10 @@ pub(crate) enum Format {
 }
 
 impl Axis {
-    /// From `low` to the first round value at or above `high`.
+    /// From the last round value at or below `low` to the first one at or above `high`.
     pub(crate) fn linear(title: &str, low: f64, high: f64, format: Format) -> Self {
         let step = round_step(if high > low { (high - low) / 5.0 } else { 0.2 });
+        let low = (low / step + 1e-9).floor() * step;
         let steps = ((high - low) / step - 1e-9).ceil().max(1.0);
         Self::with_step(title, low, low + steps * step, step, format)
     }
@@ -244,7 +245,9 @@ mod tests {
     }
 
     #[test]
-    fn linear_axes_end_on_a_round_value() {
+    fn linear_axes_begin_and_end_on_a_round_value() {
+        let axis = Axis::linear("", 0.83, 2.6, Format::Percent);
+        assert_eq!(labels(&axis), ["50 %", "100 %", "150 %", "200 %", "250 %", "300 %"]);
         assert_eq!(
             labels(&Axis::linear("", 0.0, 37.0, Format::Number)),
             ["0", "10", "20", "30", "40"]

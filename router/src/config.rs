@@ -39,13 +39,18 @@ impl RouterConfig {
         Sources::of(&self.policy, self.information).scrape_period
     }
 
-    /// Whether the policy learns of cached blocks by KV events: a driver has to send
+    /// Whether the policy learns of cached blocks by KV events, too: what a simulation sends as
     /// [`Event::BlocksStored`](crate::Event::BlocksStored) and its kin.
     pub const fn uses_kv_events(&self) -> bool {
         matches!(
             Sources::of(&self.policy, self.information).prefix,
             PrefixSource::KvEvents | PrefixSource::RoutingAndEvents
         )
+    }
+
+    /// Whether it knows of no cached block without KV events: every instance has to send them.
+    pub const fn needs_kv_events(&self) -> bool {
+        matches!(Sources::of(&self.policy, self.information).prefix, PrefixSource::KvEvents)
     }
 
     /// What the policy sees, for people.

@@ -2,8 +2,8 @@
 //!
 //! A policy compared with better information than its implementation has is not that implementation.
 //! [`Information::Deployed`] gives each policy what the real one sees, as old as the real one sees it;
-//! [`Information::Ideal`] gives all of them Lodestar's ledger and capacity-aware prefix index, so that
-//! only the algorithms differ. The table of who sees what is [`Sources::of`], and nowhere else.
+//! [`Information::Ideal`] gives all of them Lodestar's ledger and prefix index, so that only the algorithms
+//! differ. The table of who sees what is [`Sources::of`], and nowhere else.
 
 use std::fmt;
 
@@ -52,7 +52,7 @@ pub(crate) enum PrefixSource {
     /// What was routed, corrected by KV events if there are any, least recently used first out at each
     /// instance's KV capacity.
     CapacityAware,
-    /// The same, and the driver sends KV events: other routers' requests are seen, and evictions.
+    /// The same, and a simulation sends KV events: other routers' requests are seen, and evictions.
     RoutingAndEvents,
     /// What was routed, and nothing else.
     OwnRouting {
@@ -146,6 +146,8 @@ impl Sources {
         let deployed = Self::deployed(policy);
         match information {
             Information::Deployed => deployed,
+            // Its own sources are what the others are given.
+            Information::Ideal if matches!(policy, PolicyConfig::Lodestar(_)) => deployed,
             Information::Ideal => Self {
                 load: match deployed.load {
                     LoadSource::None => LoadSource::None,
@@ -157,7 +159,7 @@ impl Sources {
                     PrefixSource::CapacityAware
                     | PrefixSource::RoutingAndEvents
                     | PrefixSource::OwnRouting { .. }
-                    | PrefixSource::KvEvents => PrefixSource::CapacityAware,
+                    | PrefixSource::KvEvents => PrefixSource::RoutingAndEvents,
                 },
             },
         }
@@ -286,15 +288,19 @@ mod tests {
     }
 
     #[test]
-    fn ideal_information_is_never_old_and_knows_each_capacity() {
+    fn ideal_information_is_never_old_and_has_lodestars_index() {
         for policy in PolicyConfig::all() {
             let deployed = Sources::of(&policy, Information::Deployed);
             let ideal = Sources::of(&policy, Information::Ideal);
+            if matches!(policy, PolicyConfig::Lodestar(_)) {
+                assert_eq!(ideal, deployed);
+                continue;
+            }
             assert_eq!(ideal.scrape_period, None);
             assert_eq!(ideal.load == LoadSource::None, deployed.load == LoadSource::None);
             assert_ne!(ideal.load, LoadSource::Scraped);
             let looks_at_prefixes = deployed.prefix != PrefixSource::None;
-            assert_eq!(ideal.prefix == PrefixSource::CapacityAware, looks_at_prefixes);
+            assert_eq!(ideal.prefix == PrefixSource::RoutingAndEvents, looks_at_prefixes);
         }
     }
 

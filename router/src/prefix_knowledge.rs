@@ -124,7 +124,8 @@ impl PrefixKnowledge {
             Store::Nothing => {}
             Store::PerInstance(index) => {
                 index.record(position, thinned, matches[position]);
-                if self.source == PrefixSource::RoutingAndEvents {
+                // Not of what only routing fills: no event contradicts it.
+                if is_corrected(self.source) {
                     index.await_prompt(position, request, thinned);
                 }
             }
@@ -134,7 +135,7 @@ impl PrefixKnowledge {
 
     /// The prompt of `request` is computed, or never will be.
     pub(crate) fn settled(&mut self, request: RequestId) {
-        if self.source == PrefixSource::RoutingAndEvents
+        if is_corrected(self.source)
             && let Store::PerInstance(index) = &mut self.store
         {
             index.settle_prompt(request);
@@ -153,6 +154,11 @@ impl PrefixKnowledge {
             _ => None,
         }
     }
+}
+
+/// Whether routing fills an index that KV events correct.
+const fn is_corrected(source: PrefixSource) -> bool {
+    matches!(source, PrefixSource::CapacityAware | PrefixSource::RoutingAndEvents)
 }
 
 /// Every `stride`-th hash, from the `stride`-th on: the last of each larger block.

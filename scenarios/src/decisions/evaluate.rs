@@ -240,7 +240,7 @@ pub fn evaluate(
     if scrapes == 0 && config.scrape_period().is_some() {
         missing.push("scraped metrics");
     }
-    if kv_events == 0 && config.uses_kv_events() {
+    if kv_events == 0 && config.needs_kv_events() {
         missing.push("KV events");
     }
     let without_ttft = all - known.len();

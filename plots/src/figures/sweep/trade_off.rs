@@ -34,12 +34,7 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
             both(|point| point.0),
             Format::Percent,
         ),
-        y: Axis::linear(
-            "mean TPOT over the baseline's",
-            (lowest * 10.0 - 0.2).floor() / 10.0,
-            highest,
-            Format::Percent,
-        ),
+        y: Axis::linear("mean TPOT over the baseline's", lowest, highest, Format::Percent),
         series: vec![Series {
             points: front.iter().map(|(_, at)| *at).collect(),
             colour: Colour::AXIS,
