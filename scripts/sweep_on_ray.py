@@ -98,7 +98,12 @@ def main() -> int:
         return worst
     # A shard of more than there are cells and seeds has no runs.
     with_runs = [folder for folder in folders.values() if (folder / "runs").exists()]
-    return subprocess.run([args.binary.resolve(), "merge", *with_runs, "--out", args.out]).returncode
+    merge = [args.binary.resolve(), "merge", *with_runs, "--out", args.out]
+    # Shards know the scenario's baseline only.
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--baseline")
+    baseline = chosen.parse_known_args(options)[0].baseline
+    return subprocess.run(merge + (["--baseline", baseline] if baseline else [])).returncode
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write as _};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use lodestar_live::BenchProgress;
 use lodestar_scenarios::sweep::Standing;
 
@@ -61,8 +61,14 @@ impl SweepProgress {
         if self.bar.is_hidden() {
             let (runs, all) = (self.bar.position(), self.bar.length().unwrap_or(0).max(1));
             if runs * LINES / all > (runs - 1) * LINES / all {
+                let elapsed = self.bar.elapsed();
+                let per_s = runs as f64 / elapsed.as_secs_f64().max(1e-9);
+                let left = HumanDuration(elapsed.mul_f64((all - runs) as f64 / runs as f64));
                 // What a log does not take is no reason to stop.
-                let _ = writeln!(io::stderr(), "{runs} of {all} runs{failed}{best}");
+                let _ = writeln!(
+                    io::stderr(),
+                    "{runs} of {all} runs{failed}{best}; {per_s:.1} runs/s, {left} left"
+                );
             }
         }
         self.bar.set_message(format!("{failed}{best}"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lodestar_scenarios::scenario::{
-    Scenario, catalog_text, read_axes, read_scenario, scenario_names,
+    Scenario, ScenarioError, catalog_text, read_axes, read_scenario, scenario_names,
 };
 use lodestar_scenarios::sweep::{Agreement, comparison_of, saturate};
 use lodestar_sim::{PlannedEvent, PlannedKind};
@@ -74,6 +74,12 @@ fn check(scenario: &Scenario) -> anyhow::Result<()> {
         writeln!(out, "{}", describe(event, &names_of(scenario, event.instance)?))?;
     }
     let labels: Vec<_> = contenders.iter().map(|contender| contender.label.as_str()).collect();
+    if !labels.contains(&scenario.baseline.as_str()) {
+        let (baseline, policies) = (scenario.baseline.clone(), labels.join(", "));
+        return Err(
+            lodestar_scenarios::scenario::ScenarioError::NoBaseline { baseline, policies }.into()
+        );
+    }
     writeln!(out, "policies {}; baseline {}", labels.join(", "), scenario.baseline)?;
     let runs = cells.len() as u64 * labels.len() as u64 * seeds;
     Ok(writeln!(

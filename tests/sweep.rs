@@ -63,6 +63,10 @@ fn without_a_folder_results_are_in_one_of_the_scenarios_name() {
     let progress: Vec<&str> = said.lines().filter(|line| line.contains(" of 20 runs")).collect();
     assert_eq!(progress.len(), 10, "{said}");
     assert!(progress[9].starts_with("20 of 20 runs, 10 failed, best so far "), "{said}");
+    assert!(
+        progress[0].contains(" runs/s, ") && progress[9].ends_with(" 0 seconds left"),
+        "{said}"
+    );
 
     for name in ["../half", "a/b", "..", "", "/half"] {
         let output = run(&SCENARIO.replace("\"half\"", &format!("{name:?}")));
@@ -89,6 +93,20 @@ fn what_cannot_start_is_exit_code_2_and_leaves_nothing() {
         assert!(said.contains(answer), "{said}");
         assert!(!folder.path().join("out").exists(), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_check_finds_a_baseline_that_does_not_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let scenario = folder.path().join("s.toml");
+    let text = SCENARIO.replace("[[workload]]\nname = \"gone\"\ntrace = \"gone.jsonl\"\n", "");
+    fs::write(&scenario, text.replace("policies =", "baseline = \"least-kv\"\npolicies ="))
+        .expect("written");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_lodestar"));
+    let output = check.args(["scenario", "check"]).arg(scenario).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the baseline least-kv is not among the policies (random"), "{said}");
 }
 
 /// A limit on the size of files stands for a disk that is full: what the kernel refuses is a write.

@@ -37,7 +37,10 @@ impl PlotError {
 /// Writes `<stem>.svg` and `<stem>.png`.
 pub(crate) fn save(canvas: &Canvas, stem: &Path) -> Result<(), PlotError> {
     let path = stem.with_added_extension("svg");
-    fs::write(&path, svg(canvas)).map_err(|error| PlotError::new(&path, &error))?;
+    fs::write(&path, svg(canvas)).map_err(|error| {
+        let _ = fs::remove_file(&path);
+        PlotError::new(&path, &error)
+    })?;
     let path = stem.with_added_extension("png");
     write_png(canvas, &path)
 }
@@ -93,9 +96,11 @@ fn write_png(canvas: &Canvas, path: &Path) -> Result<(), PlotError> {
     let size = (fine.0 / AVERAGED, fine.1 / AVERAGED);
     let pixels = average(&pixels, size, AVERAGED as usize);
     let mut file = BitMapBackend::new(path, size);
-    file.blit_bitmap((0, 0), size, &pixels)
-        .and_then(|()| file.present())
-        .map_err(|error| PlotError::new(path, &error))
+    file.blit_bitmap((0, 0), size, &pixels).and_then(|()| file.present()).map_err(|error| {
+        // Half a figure looks like one until it is opened.
+        let _ = fs::remove_file(path);
+        PlotError::new(path, &error)
+    })
 }
 
 fn size_in(canvas: &Canvas, density: u32) -> (u32, u32) {

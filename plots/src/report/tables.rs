@@ -1,6 +1,6 @@
 //! Tables that can be sorted: each field carries the value that it is sorted by.
 
-use lodestar_scenarios::sweep::{ComparisonRow, Overview, PolicySummary, Ratio, Verdict};
+use lodestar_scenarios::sweep::{ComparisonRow, Overview, PolicySummary, Ratio, Share, Verdict};
 use maud::{Markup, html};
 
 /// A field: what is read, and what it is sorted by.
@@ -14,7 +14,7 @@ type Column = (&'static str, &'static str);
 
 /// A row a policy.
 pub(super) fn policies(overview: &Overview) -> Markup {
-    const COLUMNS: [Column; 12] = [
+    const COLUMNS: [Column; 13] = [
         ("policy", ""),
         ("kind", "yardsticks are no routers: they show what is left to win"),
         ("cells", "cells in which it and the baseline have figures"),
@@ -30,11 +30,13 @@ pub(super) fn policies(overview: &Overview) -> Markup {
         ("ties", "cells in which neither is"),
         ("losses", "cells in which it is above"),
         ("lost to best", "cells in which its mean TTFT is over 2 % above the best heuristic's"),
+        (
+            "rejected",
+            "requests of a run without an answer, which count in no ratio; mean over cells",
+        ),
     ];
     let row = |row: &PolicySummary| {
         let count = |count: u64| Field::Number(Some(count as f64), count.to_string());
-        let percent = row.gap_closed.map(|share| share.value * 100.0);
-        let gap = row.gap_closed.map_or_else(String::new, |share| share.to_string());
         let fields = vec![
             Field::Text(&row.policy),
             Field::Text(row.kind.as_str()),
@@ -43,11 +45,12 @@ pub(super) fn policies(overview: &Overview) -> Markup {
             ratio(row.p99_ratio),
             ratio(row.mean_ratio_to_best),
             ratio(row.p99_ratio_to_best),
-            Field::Number(percent, gap),
+            share(row.gap_closed),
             count(row.verdicts.wins),
             count(row.verdicts.ties),
             count(row.verdicts.losses),
             count(row.lost_to_best),
+            Field::Number(row.rejected, written(row.rejected, 1)),
         ];
         html! { tr.baseline[row.policy == overview.baseline] { (cells(&fields)) } }
     };
@@ -63,7 +66,7 @@ pub(super) fn policies(overview: &Overview) -> Markup {
 
 /// A row a cell and policy.
 pub(super) fn comparison(overview: &Overview) -> Markup {
-    const COLUMNS: [Column; 11] = [
+    const COLUMNS: [Column; 14] = [
         ("cell", ""),
         ("policy", ""),
         ("seeds", "runs that ended"),
@@ -72,9 +75,12 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
         ("mean ratio", "over the baseline's, with its 95 % interval"),
         ("P99 ratio", "over the baseline's, with its 95 % interval"),
         ("mean to best", "over the mean of the cell's best heuristic, with its 95 % interval"),
+        ("P99 to best", "over the lowest P99 of a heuristic in the cell, with its 95 % interval"),
+        ("gap closed", "share of the way from the cell's best heuristic to hindsight"),
         ("verdict", "against the baseline, by the interval of the mean ratio"),
         ("TPOT, ms", "mean"),
         ("hit ratio", "share of prompt tokens from the prefix cache"),
+        ("rejected", "requests without an answer, which count in no ratio; mean over seeds"),
     ];
     let row = |row: &ComparisonRow| {
         let number = |value: Option<f64>, decimals| Field::Number(value, written(value, decimals));
@@ -91,9 +97,12 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
             ratio(row.mean_ratio),
             ratio(row.p99_ratio),
             ratio(row.mean_ratio_to_best),
+            ratio(row.p99_ratio_to_best),
+            share(row.gap_closed),
             Field::Text(row.mean_ratio.map_or("", verdict)),
             number(row.tpot_mean_ms, 2),
             number(row.hit_ratio, 3),
+            number(row.rejected, 1),
         ];
         html! { tr.baseline[row.policy == overview.baseline] { (cells(&fields)) } }
     };
@@ -135,6 +144,11 @@ fn ratio(ratio: Option<Ratio>) -> Field<'static> {
         None => format!("{value:.3}"),
     });
     Field::Number(ratio.map(|ratio| ratio.value), text)
+}
+
+fn share(share: Option<Share>) -> Field<'static> {
+    let text = share.map_or_else(String::new, |share| share.to_string());
+    Field::Number(share.map(|share| share.value * 100.0), text)
 }
 
 fn written(value: Option<f64>, decimals: usize) -> String {

@@ -8,7 +8,7 @@ use super::cells::Origins;
 use super::error::ScenarioError;
 
 /// The scenarios that come with Lodestar.
-const CATALOG: [(&str, &str); 19] = [
+const CATALOG: [(&str, &str); 20] = [
     ("paper-a30", include_str!("../../catalog/paper-a30.toml")),
     ("paper-hetero", include_str!("../../catalog/paper-hetero.toml")),
     ("mooncake", include_str!("../../catalog/mooncake.toml")),
@@ -21,6 +21,7 @@ const CATALOG: [(&str, &str); 19] = [
     ("drift", include_str!("../../catalog/drift.toml")),
     ("full-engines", include_str!("../../catalog/full-engines.toml")),
     ("other-fleets", include_str!("../../catalog/other-fleets.toml")),
+    ("held-out", include_str!("../../catalog/held-out.toml")),
     ("crash-return", include_str!("../../catalog/crash-return.toml")),
     ("slow-instance", include_str!("../../catalog/slow-instance.toml")),
     ("stale-metrics", include_str!("../../catalog/stale-metrics.toml")),

@@ -45,6 +45,18 @@ pub enum SweepError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A run of another version of Lodestar.
+    #[error(
+        "{path} is of another version: it is {found}, not {expected}; read it with the Lodestar that made it, or sweep anew into another folder"
+    )]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// What it says it is.
+        found: String,
+        /// What this version reads.
+        expected: String,
+    },
     /// Items that cannot be compared.
     #[error("{first} and {second} differ in their {what} ({first_has} and {second_has}): {advice}")]
     Mixed {

@@ -162,8 +162,11 @@ impl Item {
         let header: Header =
             serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;
         if header.format != FORMAT || header.format_version != FORMAT_VERSION {
-            let found = format!("{} version {}", header.format, header.format_version);
-            return Err(damaged(format!("it is {found}, not {FORMAT} version {FORMAT_VERSION}")));
+            return Err(SweepError::OtherVersion {
+                path: path.to_owned(),
+                found: format!("{} version {}", header.format, header.format_version),
+                expected: format!("{FORMAT} version {FORMAT_VERSION}"),
+            });
         }
         let item: Self =
             serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;

@@ -42,6 +42,8 @@ pub struct PolicySummary {
     pub verdicts_to_best: Verdicts,
     /// Cells in which its mean TTFT is more than 2 % above that of the best heuristic, luck or not.
     pub lost_to_best: u64,
+    /// Requests of a run that were rejected or failed, mean over seeds and cells: they have no TTFT, and count in no ratio.
+    pub rejected: Option<f64>,
 }
 
 /// How many cells have which verdict.
@@ -86,6 +88,7 @@ pub(super) fn summarise(
         };
         let is_lost =
             |row: &&&ComparisonRow| row.mean_ratio_to_best.is_some_and(|ratio| ratio.value > LOST);
+        let rejected: Vec<f64> = rows.iter().filter_map(|row| row.rejected).collect();
         PolicySummary {
             policy: policy.to_owned(),
             kind: rows[0].kind,
@@ -98,6 +101,7 @@ pub(super) fn summarise(
             verdicts: Verdicts::of(rows.iter().map(|row| row.mean_ratio)),
             verdicts_to_best: Verdicts::of(rows.iter().map(|row| row.mean_ratio_to_best)),
             lost_to_best: rows.iter().filter(is_lost).count() as u64,
+            rejected: (!rejected.is_empty()).then(|| mean(rejected.into_iter())),
         }
     };
     by_policy.into_iter().map(of_policy).collect()

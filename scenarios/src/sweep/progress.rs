@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::item::Item;
+use crate::scenario::Kind;
 
 /// A sweep in progress.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +19,7 @@ pub struct Standing {
     pub best: Option<Leader>,
 }
 
-/// A contender that leads.
+/// A router that leads; yardsticks are none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leader {
     /// Its label.
@@ -52,7 +53,9 @@ impl Tally {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.done += 1;
         state.failed += usize::from(item.measured().is_none());
-        if let Some(ttft) = item.measured().and_then(|measured| measured.summary.ttft_ms) {
+        if let Some(ttft) = item.measured().and_then(|measured| measured.summary.ttft_ms)
+            && item.kind != Kind::Yardstick
+        {
             let means = state.means.entry((item.cell.index, item.seed)).or_default();
             means.insert(item.policy.clone(), ttft.mean);
         }

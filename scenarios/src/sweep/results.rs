@@ -250,6 +250,7 @@ struct SummaryLine<'a> {
     lost_to_best: u64,
     gap_closed_low: Option<f64>,
     gap_closed_high: Option<f64>,
+    rejected: Option<f64>,
 }
 
 /// `summary.csv`.
@@ -280,6 +281,7 @@ pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
         lost_to_best: row.lost_to_best,
         gap_closed_low: bound(row.gap_closed, |interval| interval.low),
         gap_closed_high: bound(row.gap_closed, |interval| interval.high),
+        rejected: row.rejected,
     }))
 }
 

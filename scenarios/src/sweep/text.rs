@@ -48,12 +48,27 @@ pub(super) fn summary(rows: &[PolicySummary], baseline: &str) -> String {
         )
         .expect("a String takes what is written to it");
     }
+    text.push_str(&rejected(&rows));
     if rows.iter().all(|row| row.mean_ratio.is_none_or(|ratio| ratio.interval.is_none())) {
         text.push_str(
             "without two seeds that ran in every cell there are no intervals; --seeds 5 gives them\n",
         );
     }
     text
+}
+
+/// A line that says who left how many requests without an answer, if anybody did.
+fn rejected(rows: &[&PolicySummary]) -> String {
+    let of_row = |row: &&PolicySummary| {
+        let rejected = row.rejected.filter(|rejected| *rejected > 0.0)?;
+        Some(format!("{} {rejected:.1}", row.policy))
+    };
+    let who: Vec<String> = rows.iter().filter_map(of_row).collect();
+    if who.is_empty() {
+        return String::new();
+    }
+    let who = who.join(", ");
+    format!("requests of a run without an answer, which count in no ratio: {who}\n")
 }
 
 fn with_interval(ratio: Option<Ratio>) -> String {
@@ -63,5 +78,35 @@ fn with_interval(ratio: Option<Ratio>) -> String {
         }
         Some(Ratio { value, interval: None }) => format!("{value:.3}"),
         None => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::over_cells::Verdicts;
+    use super::*;
+    use crate::scenario::Kind;
+
+    #[test]
+    fn who_leaves_requests_without_an_answer_is_named() {
+        let row = |policy: &str, rejected| PolicySummary {
+            policy: policy.to_owned(),
+            kind: Kind::Heuristic,
+            cells: 1,
+            mean_ratio: None,
+            p99_ratio: None,
+            mean_ratio_to_best: None,
+            p99_ratio_to_best: None,
+            gap_closed: None,
+            verdicts: Verdicts::default(),
+            verdicts_to_best: Verdicts::default(),
+            lost_to_best: 0,
+            rejected,
+        };
+        let rows =
+            [row("a", Some(6.33)), row("b", Some(0.0)), row("c", Some(19.0)), row("d", None)];
+        let text = summary(&rows, "a");
+        assert!(text.contains("which count in no ratio: a 6.3, c 19.0\n"), "{text}");
+        assert!(!summary(&rows[1..2], "b").contains("without an answer"));
     }
 }

@@ -247,6 +247,12 @@ fn what_does_not_belong_together_is_not_merged() {
     fs::write(&item, &text[..text.len() / 2]).unwrap();
     let error = write_tables(&a, None).unwrap_err().to_string();
     assert!(error.contains("random/1.json is damaged") && error.contains("--resume"), "{error}");
+    // Not damaged: deleting it would lose it.
+    let version = text.find("\"format_version\":").unwrap() + "\"format_version\":".len();
+    fs::write(&item, format!("{}9{}", &text[..version], &text[version..])).unwrap();
+    let error = write_tables(&a, None).unwrap_err().to_string();
+    assert!(error.contains("random/1.json is of another version"), "{error}");
+    assert!(!error.contains("delete"), "{error}");
     fs::write(&item, text.replace("\"seed\":1", "\"seed\":2")).unwrap();
     let error = write_tables(&a, None).unwrap_err().to_string();
     assert!(error.contains("it belongs at runs/a100-2--share47--8rps/random/2.json"), "{error}");
