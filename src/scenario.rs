@@ -76,9 +76,7 @@ fn check(scenario: &Scenario) -> anyhow::Result<()> {
     let labels: Vec<_> = contenders.iter().map(|contender| contender.label.as_str()).collect();
     if !labels.contains(&scenario.baseline.as_str()) {
         let (baseline, policies) = (scenario.baseline.clone(), labels.join(", "));
-        return Err(
-            lodestar_scenarios::scenario::ScenarioError::NoBaseline { baseline, policies }.into()
-        );
+        return Err(ScenarioError::NoBaseline { baseline, policies }.into());
     }
     writeln!(out, "policies {}; baseline {}", labels.join(", "), scenario.baseline)?;
     let runs = cells.len() as u64 * labels.len() as u64 * seeds;

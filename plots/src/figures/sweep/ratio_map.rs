@@ -5,8 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use plotters::chart::{ChartBuilder, LabelAreaPosition};
+use plotters::element::{Rectangle, Text};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
 use super::{SweepView, WIDTH};
-use crate::canvas::{Align, Canvas, Rect, TextStyle};
+use crate::axis::Axis;
+use crate::canvas::{Canvas, Rect, TextStyle};
+use crate::chart::{draw_axes, fine};
 use crate::colour::{self, Colour};
 
 /// Least width of a field: the number fits.
@@ -38,19 +44,33 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Canvas {
         let at = (middle + TextStyle::SMALL.size * 0.35, area.top - GAP);
         canvas.upright_text(policy, at, TextStyle::SMALL);
     }
-    for (row, cell) in view.cells.iter().enumerate() {
-        let top = area.top + row as f64 * FIELD_HEIGHT;
-        let baseline = top + FIELD_HEIGHT / 2.0 + NUMBER.size * 0.35;
-        canvas.text(&cell.id, (area.left - GAP, baseline), Align::Right, TextStyle::SMALL);
-        for (column, policy) in policies.iter().enumerate() {
-            let Some(ratio) = ratios.get(&(*policy, cell.index)) else { continue };
-            let left = area.left + column as f64 * field;
-            let whole = Rect { left, top, right: left + field, bottom: top + FIELD_HEIGHT };
-            canvas.fill(whole.inset(0.5, 0.5, 0.5, 0.5), colour::ratio(*ratio));
-            let middle = (left + field / 2.0, baseline);
-            canvas.text(&written(*ratio), middle, Align::Centre, NUMBER);
+    let frame = Rect { right: area.left + policies.len() as f64 * field, ..area }
+        .split_top(view.cells.len() as f64 * FIELD_HEIGHT)
+        .0;
+    let columns = Axis::rows(policies.iter().copied());
+    let rows = Axis::rows(view.cells.iter().map(|cell| cell.id.as_str()));
+    let centred = NUMBER.in_chart().pos(Pos::new(HPos::Center, VPos::Center));
+    canvas.plot(frame.inset(-names, 0.0, 0.0, 0.0), |root| {
+        let mut chart = ChartBuilder::on(root)
+            .set_label_area_size(LabelAreaPosition::Left, fine(names))
+            .build_cartesian_2d(columns, rows)?;
+        draw_axes(&mut chart, false)?;
+        for (row, cell) in view.cells.iter().rev().enumerate() {
+            for (column, policy) in policies.iter().enumerate() {
+                let Some(ratio) = ratios.get(&(*policy, cell.index)) else { continue };
+                let (left, bottom) = (column as f64, row as f64);
+                let corners = [(left, bottom), (left + 1.0, bottom + 1.0)];
+                let mut cell = Rectangle::new(corners, colour::ratio(*ratio).filled());
+                let gap = fine(0.5) as u32;
+                cell.set_margin(gap, gap, gap, gap);
+                chart.draw_series([cell])?;
+                let number =
+                    Text::new(written(*ratio), (left + 0.5, bottom + 0.5), centred.clone());
+                chart.draw_series([number])?;
+            }
         }
-    }
+        Ok(())
+    });
     canvas
 }
 
