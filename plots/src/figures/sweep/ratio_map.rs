@@ -47,6 +47,7 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Canvas {
     let frame = Rect { right: area.left + policies.len() as f64 * field, ..area }
         .split_top(view.cells.len() as f64 * FIELD_HEIGHT)
         .0;
+    // Its names stand upright above: plotters would centre them on the marks.
     let columns = Axis::rows(policies.iter().copied());
     let rows = Axis::rows(view.cells.iter().map(|cell| cell.id.as_str()));
     let centred = NUMBER.in_chart().pos(Pos::new(HPos::Center, VPos::Center));
