@@ -124,7 +124,6 @@ impl PrefixKnowledge {
             Store::Nothing => {}
             Store::PerInstance(index) => {
                 index.record(position, thinned, matches[position]);
-                // Not of what only routing fills: no event contradicts it.
                 if is_corrected(self.source) {
                     index.await_prompt(position, request, thinned);
                 }

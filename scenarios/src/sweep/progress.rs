@@ -1,6 +1,6 @@
 //! How far a sweep is, and who leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::item::Item;
@@ -39,6 +39,8 @@ pub(super) struct Tally {
 struct State {
     done: usize,
     failed: usize,
+    /// Labels of those that cannot lead; one may be the baseline.
+    yardsticks: BTreeSet<String>,
     /// Mean TTFT, ms, by cell and seed, then by label.
     means: BTreeMap<(u32, u64), BTreeMap<String, f64>>,
 }
@@ -53,9 +55,10 @@ impl Tally {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.done += 1;
         state.failed += usize::from(item.measured().is_none());
-        if let Some(ttft) = item.measured().and_then(|measured| measured.summary.ttft_ms)
-            && item.kind != Kind::Yardstick
-        {
+        if item.kind == Kind::Yardstick {
+            state.yardsticks.insert(item.policy.clone());
+        }
+        if let Some(ttft) = item.measured().and_then(|measured| measured.summary.ttft_ms) {
             let means = state.means.entry((item.cell.index, item.seed)).or_default();
             means.insert(item.policy.clone(), ttft.mean);
         }
@@ -69,7 +72,9 @@ impl State {
         let mut logs: BTreeMap<&str, (f64, u32)> = BTreeMap::new();
         for means in self.means.values() {
             let Some(base) = means.get(baseline) else { continue };
-            for (policy, mean) in means {
+            for (policy, mean) in
+                means.iter().filter(|(policy, _)| !self.yardsticks.contains(*policy))
+            {
                 let (sum, count) = logs.entry(policy).or_default();
                 *sum += (mean / base).ln();
                 *count += 1;
@@ -80,5 +85,21 @@ impl State {
             ratio: (sum / f64::from(count)).exp(),
         };
         logs.into_iter().map(geometric_mean).min_by(|a, b| a.ratio.total_cmp(&b.ratio))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_yardstick_may_be_the_baseline_but_does_not_lead() {
+        let means = [("hindsight", 1.0), ("random", 4.0), ("mooncake", 2.0)];
+        let means = means.map(|(policy, mean)| (policy.to_owned(), mean));
+        let mut state = State::default();
+        state.means.insert((0, 1), means.into());
+        state.yardsticks.insert("hindsight".to_owned());
+        let best = state.best("hindsight").unwrap();
+        assert_eq!(best, Leader { policy: "mooncake".to_owned(), ratio: 2.0 });
     }
 }
