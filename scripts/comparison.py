@@ -145,7 +145,7 @@ def what_is_left(sweeps):
 
     every = []
     for name in sweeps.scenarios(LEFT):
-        policies = ["prefix-cache", "mooncake", "join-shortest-work", "preble", "prefix-hit-threshold-60", "llm-d-sticky", "lodestar", *YARDSTICKS]
+        policies = [*HEURISTICS, "lodestar", *YARDSTICKS]
         cells = list(sweeps.run("left", name, policies, 2, edit=shortened).values())
         row(name, cells)
         every += cells

@@ -30,6 +30,7 @@ mod residual;
 mod reuse;
 mod server;
 mod trust;
+mod turnover;
 
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
@@ -269,7 +270,11 @@ impl Lodestar {
         let place = Place { features, expected_s, predicted_s: ttft_s, arm };
         server.places.sent();
         server.push(now, reservation.request, serial, constant, place);
-        server.turnover.take_in(now, reservation.uncached_tokens, server.capacity_tokens);
+        let Server { turnover, capacity_tokens, .. } = server;
+        match self.reuse.last_prompt() {
+            Some((blocks, tokens)) => turnover.use_blocks(now, blocks, tokens, *capacity_tokens),
+            None => turnover.take_in(now, reservation.uncached_tokens, *capacity_tokens),
+        }
     }
 }
 
@@ -305,7 +310,7 @@ impl Policy for Lodestar {
         self.prospects = prospects;
         let (prospect, works) = self.closer_prospect(now, request, eligible, choice.index);
         self.chosen = (prospect, works, arm);
-        self.reuse.used(now, request.block_hashes);
+        self.reuse.used(now, request.block_hashes, eligible.match_block_tokens);
         choice
     }
 

@@ -8,9 +8,10 @@
 //!    `argmin load_i`;
 //! 3. *explore* otherwise: `argmin load_i + prefill(L − h_i) + eviction_i`, ties drawn.
 //!
-//! `load_i = Σ prefill(uncached tokens)` over the requests routed to `i` in the last three minutes, plus
-//! `45 · 0.15 s` for each in flight: 45 output tokens, Preble's average, at the port's default TPOT (whose
-//! unit, seconds, is inferred). `eviction_i` is the prefill of what must be evicted for this prompt, times
+//! `load_i = Σ prefill(uncached tokens)` over the requests routed to `i` in the last three minutes, plus `o · t_i` for each in flight:
+//! `t_i` is the median TPOT of the last 200 answers of `i`, of which the first is taken to have had 0.15 s; `o` the mean tokens of an answer, 45
+//! until there is one, and answers of one token count for neither. Preble averages by prefix, the ports have 45
+//! always. `eviction_i` is the prefill of what must be evicted for this prompt, times
 //! the part of the tokens routed to `i` in the window that were hits. `prefill` is Preble's fit of
 //! Mistral-7B on an A6000, for every GPU. Replicating hot prefixes is left out.
 
@@ -20,12 +21,17 @@ use super::per_instance::PerInstance;
 use super::{Choice, Eligible, Fact, Policy};
 use crate::decision::Reason;
 use crate::event::InstanceId;
+use crate::ledger::Reservation;
 use crate::request::Request;
 use crate::rng::Rng;
 use crate::time::{Duration, Time};
 
 const WINDOW: Duration = Duration::from_secs(3 * 60);
-const DECODE_SECS: f64 = 45.0 * 0.15;
+/// What answers are taken to be like before any has ended.
+const ANSWER_TOKENS: f64 = 45.0;
+const TPOT_SECS: f64 = 0.15;
+/// Answers whose median TPOT counts.
+const TPOTS: usize = 200;
 const REBALANCE_REQUESTS: usize = 50;
 const REBALANCE_RATIO: f64 = 1.5;
 
@@ -47,11 +53,40 @@ struct Sums {
     hit_tokens: u64,
 }
 
+/// TPOT of an instance's last answers.
+#[derive(Clone, Debug)]
+struct Tpots {
+    /// Oldest first, s.
+    recent: VecDeque<f64>,
+    median_secs: f64,
+}
+
+impl Default for Tpots {
+    fn default() -> Self {
+        Self { recent: VecDeque::from([TPOT_SECS]), median_secs: TPOT_SECS }
+    }
+}
+
+impl Tpots {
+    fn add(&mut self, secs: f64) {
+        if self.recent.len() == TPOTS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(secs);
+        let mut sorted: Vec<_> = self.recent.iter().copied().collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        self.median_secs = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Preble {
     /// Oldest first.
     window: VecDeque<Routed>,
     sums: PerInstance<Sums>,
+    tpots: PerInstance<Tpots>,
+    answers: u64,
+    answer_tokens: u64,
 }
 
 impl Preble {
@@ -73,7 +108,25 @@ impl Preble {
 
     fn load(&self, eligible: &Eligible<'_>, index: usize) -> f64 {
         let prefill = self.sums(eligible, index).prefill_nanos as f64 / 1e9;
-        prefill + DECODE_SECS * f64::from(eligible.requests(index))
+        let tpots = self.tpots.get(eligible.get(index).id);
+        let tpot_secs = tpots.map_or(TPOT_SECS, |tpots| tpots.median_secs);
+        prefill + self.answer_tokens() * tpot_secs * f64::from(eligible.requests(index))
+    }
+
+    fn answer_tokens(&self) -> f64 {
+        if self.answers == 0 {
+            ANSWER_TOKENS
+        } else {
+            self.answer_tokens as f64 / self.answers as f64
+        }
+    }
+
+    fn finished(&mut self, now: Time, reservation: &Reservation, output_tokens: u32) {
+        let (Some(first), 2..) = (reservation.first_token_at, output_tokens) else { return };
+        self.answers += 1;
+        self.answer_tokens += u64::from(output_tokens);
+        let tpot_secs = now.saturating_since(first).as_secs_f64() / f64::from(output_tokens - 1);
+        self.tpots.entry(reservation.instance).add(tpot_secs);
     }
 
     fn eviction(&self, request: &Request<'_>, eligible: &Eligible<'_>, index: usize) -> f64 {
@@ -137,9 +190,13 @@ impl Policy for Preble {
             }
             Fact::Left(left) => {
                 self.sums.remove(left);
+                self.tpots.remove(left);
                 self.window.retain(|routed| routed.instance != left);
             }
-            Fact::Scraped(..) | Fact::FirstToken(_) | Fact::Finished(..) | Fact::Failed(_) => {}
+            Fact::Finished(reservation, usage) => {
+                self.finished(now, reservation, usage.output_tokens);
+            }
+            Fact::Scraped(..) | Fact::FirstToken(_) | Fact::Failed(_) => {}
         }
     }
 }
@@ -157,6 +214,7 @@ fn prefill_secs(tokens: u64, context: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Usage;
     use crate::policy::fixtures::Fixture;
 
     fn routed(policy: &mut Preble, secs: u64, instance: u32, tokens: u32) {
@@ -203,11 +261,35 @@ mod tests {
     }
 
     #[test]
+    fn requests_in_flight_are_as_long_as_answers_were() {
+        let mut policy = Preble::default();
+        let mut answer = |secs: u64, instance, output_tokens| {
+            let first_token_at = Some(Time::ZERO);
+            let reservation =
+                Reservation { first_token_at, ..Fixture::reservation(1, instance, 9) };
+            let now = Time::from_nanos(secs * 1_000_000_000);
+            policy.observe(
+                now,
+                &Fact::Finished(&reservation, Usage { output_tokens, ..Usage::default() }),
+            );
+        };
+        // 10 ms a token, 101 and 201 tokens of answer; what has one token tells nothing.
+        answer(1, 0, 101);
+        answer(2, 0, 201);
+        answer(9, 0, 1);
+        let mut fixture = Fixture::with_requests(&[2, 2]);
+        fixture.request.prompt_tokens = 100;
+        let scores = fixture.scores(&mut policy);
+        // The medians of 150, 10 and 10 ms, and of 150 ms alone; 151 tokens a request.
+        assert!((scores[0] - (2.0 * 151.0 * 0.01 + 0.0248)).abs() < 1e-6, "{scores:?}");
+        assert!((scores[1] - (2.0 * 151.0 * 0.15 + 0.0248)).abs() < 1e-6, "{scores:?}");
+    }
+
+    #[test]
     fn a_full_cache_costs_what_it_forgets() {
         let mut policy = Preble::default();
         // Half of what it got was cached.
-        let reservation =
-            crate::ledger::Reservation { prompt_tokens: 2000, ..Fixture::reservation(1, 0, 1000) };
+        let reservation = Reservation { prompt_tokens: 2000, ..Fixture::reservation(1, 0, 1000) };
         policy.observe(Time::ZERO, &Fact::Routed(&reservation));
         // 2^16 blocks of 16 tokens are all it holds; 161 tokens are new.
         let fixture =

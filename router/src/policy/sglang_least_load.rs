@@ -1,11 +1,11 @@
 //! SGLang's gateway, SMG 1.13: `least_load` over HTTP.
 //!
-//! `argmin (1024 · w_i + s_i) / 2000 + 0.15 · u_i / (1 − u_i)` seconds, ties drawn: `w_i` waiting requests and
-//! `u_i` KV usage as last polled, every 10 s; 1,024 tokens for each, since an HTTP worker does not say how
-//! many tokens wait; `s_i` prompt tokens sent since that poll; 2,000 tokens/s for a worker that does not say
+//! `argmin 1024 · (w_i + s_i) / 2000 + 0.15 · u_i / (1 − u_i)` seconds, ties drawn: `w_i` waiting requests and
+//! `u_i` KV usage as last polled, every 10 s; `s_i` requests sent since that poll; 1,024 tokens for each, since an HTTP worker does not
+//! say how many wait and the gateway does not tokenize for it; 2,000 tokens/s for a worker that does not say
 //! its throughput. Usage counts as at most 0.999.
 //!
-//! With ideal information the uncached tokens in flight stand for `1024 · w_i + s_i`, which estimates them.
+//! With ideal information the uncached tokens in flight stand for `1024 · (w_i + s_i)`, which estimates them.
 
 use super::per_instance::PerInstance;
 use super::{Choice, Eligible, Fact, Policy};
@@ -21,7 +21,7 @@ const KV_USAGE_MAX: f64 = 0.999;
 
 #[derive(Debug, Default)]
 pub(super) struct SglangLeastLoad {
-    /// Prompt tokens.
+    /// Requests.
     sent_since_poll: PerInstance<u64>,
 }
 
@@ -32,7 +32,7 @@ impl SglangLeastLoad {
             return instance.load.uncached_prefill_tokens;
         }
         let sent = self.sent_since_poll.get(instance.id).copied().unwrap_or(0);
-        MEAN_PREFILL_TOKENS * u64::from(eligible.waiting(index)) + sent
+        MEAN_PREFILL_TOKENS * (u64::from(eligible.waiting(index)) + sent)
     }
 }
 
@@ -54,8 +54,7 @@ impl Policy for SglangLeastLoad {
     fn observe(&mut self, _: Time, fact: &Fact<'_>) {
         match *fact {
             Fact::Routed(reservation) => {
-                let sent = self.sent_since_poll.entry(reservation.instance);
-                *sent += u64::from(reservation.prompt_tokens);
+                *self.sent_since_poll.entry(reservation.instance) += 1;
             }
             Fact::Scraped(instance, _) => *self.sent_since_poll.entry(instance) = 0,
             Fact::Left(instance) => self.sent_since_poll.remove(instance),
@@ -77,9 +76,11 @@ mod tests {
         let mut policy = SglangLeastLoad::default();
         // 2 · 1024 / 2000; 0.15 · 0.5 / 0.5.
         assert_eq!(fixture.scores(&mut policy), [1.024, 0.15]);
-        // 4,000 tokens sent are two seconds until the next poll.
-        policy.observe(Time::ZERO, &Fact::Routed(&Fixture::reservation(1, 1, 4000)));
-        assert_eq!(fixture.scores(&mut policy), [1.024, 2.15]);
+        // Two requests sent, however long, are 1.024 s until the next poll.
+        for (request, tokens) in [(1, 4000), (2, 10)] {
+            policy.observe(Time::ZERO, &Fact::Routed(&Fixture::reservation(request, 1, tokens)));
+        }
+        assert_eq!(fixture.scores(&mut policy), [1.024, 1.174]);
         policy.observe(Time::ZERO, &Fact::Scraped(InstanceId(1), InstanceMetrics::default()));
         assert_eq!(fixture.scores(&mut policy), [1.024, 0.15]);
     }

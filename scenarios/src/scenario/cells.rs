@@ -130,6 +130,9 @@ impl Origins<'_> {
             let complaint = format!("has {wrong}, expected 1 to {MAX_ROUTERS}");
             return Err(self.invalid("router_replicas", complaint));
         }
+        if let Some(count) = repeated(replicas) {
+            return Err(self.invalid("router_replicas", format!("has {count} twice")));
+        }
         let mut cells = Vec::new();
         for fleet in fleets {
             for (entry, content) in file.workloads.iter().zip(contents) {
@@ -209,6 +212,11 @@ impl Origins<'_> {
             text.parse().map_err(|error| self.invalid("fleets", format!("is wrong: {error}")))
         };
         let fleets: Vec<Fleet> = file.fleets.iter().map(parse).collect::<Result<_, _>>()?;
+        let names: Vec<_> = fleets.iter().map(Fleet::to_string).collect();
+        if let Some(name) = repeated(&names) {
+            return Err(self.invalid("fleets", format!("has {name} twice")));
+        }
+        self.knees_are_of(&names, &file.workloads)?;
         let in_a_fleet = |gpu: &str| {
             fleets.iter().any(|fleet| fleet.groups().iter().any(|group| group.gpu == gpu))
         };
@@ -224,6 +232,23 @@ impl Origins<'_> {
             }
             None => Ok(fleets),
         }
+    }
+
+    fn knees_are_of(
+        &self,
+        fleets: &[String],
+        entries: &[WorkloadEntry],
+    ) -> Result<(), ScenarioError> {
+        for entry in entries {
+            if let Some(other) = entry.knee_rps.keys().find(|fleet| !fleets.contains(fleet)) {
+                let complaint = format!(
+                    "has one of {other}, and the fleets are {}: leave it out",
+                    fleets.join(" and ")
+                );
+                return Err(self.invalid(format!("workload.{}.knee_rps", entry.name), complaint));
+            }
+        }
+        Ok(())
     }
 
     fn contenders(
@@ -334,16 +359,18 @@ impl Origins<'_> {
         }
     }
 
+    /// Names of workloads and rates may make the same cell, too.
     fn ids_differ(&self, cells: &[Cell]) -> Result<(), ScenarioError> {
-        let mut seen = BTreeSet::new();
-        match cells.iter().find(|cell| !seen.insert(&cell.id)) {
-            Some(cell) => {
-                let complaint = format!("makes the cell {} twice", cell.id);
-                Err(self.invalid("workload", complaint))
-            }
+        match repeated(cells.iter().map(|cell| &cell.id)) {
+            Some(id) => Err(self.invalid("workload", format!("makes the cell {id} twice"))),
             None => Ok(()),
         }
     }
+}
+
+fn repeated<T: Ord>(items: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut seen = BTreeSet::new();
+    items.into_iter().find_map(|item| seen.replace(item))
 }
 
 impl Cell {

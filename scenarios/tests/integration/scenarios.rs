@@ -121,6 +121,16 @@ fn what_is_wrong_is_named() {
     assert_eq!(error, "s.toml: `workload.share47.rates_rps` has 0; rates are above 0");
     let error = error_with("fleets = [\"a100:2\", \"a100:1,l4:1\"]", "fleets = []");
     assert!(error.starts_with("s.toml: `fleets` is empty"), "{error}");
+    let error = error_with("\"a100:1,l4:1\"]", "\"a100:2\"]");
+    assert_eq!(error, "s.toml: `fleets` has a100:2 twice");
+    let error = error_with("seeds = 2", "seeds = 2\nrouter_replicas = [1, 2, 1]");
+    assert_eq!(error, "s.toml: `router_replicas` has 1 twice");
+    let knees = "rates_rps = [8, 16.5]\nknee_rps = { \"a100:2\" = 20, \"a100:4\" = 40 }";
+    let error = error_with("rates_rps = [8, 16.5]", knees);
+    assert_eq!(
+        error,
+        "s.toml: `workload.share47.knee_rps` has one of a100:4, and the fleets are a100:2 and a100:1,l4:1: leave it out"
+    );
     let error = error_with("engine.a100", "engine.a30");
     assert_eq!(error, "s.toml: `engine.a30` is in no fleet: leave it out");
     let factor = |value: &str| format!("seeds = 2\nstep_time_factor = {{ l4 = {value} }}");

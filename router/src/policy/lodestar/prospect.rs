@@ -179,7 +179,7 @@ impl Lodestar {
         let behind_s = shared_wait(wait_s, service_s, average_s, elsewhere_s) + service_s / 2.0;
         let delay_of_others = arrivals_per_s * service_s * behind_s / idle;
         let delay_by_answer = delay_by_answer(&self.answer(request, spot, tpot_s, arrivals_per_s));
-        let residence = server.turnover.residence(now, instance.spec.kv_capacity_tokens);
+        let residence = server.turnover.residence(now);
         let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
         let cache_price = self.reuse.price(residence) * (service_s + law.secs(&answer));
         let added = Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();

@@ -20,17 +20,17 @@ use crate::request::BlockHash;
 use crate::time::{Duration, Time};
 
 /// One block of so many is followed.
-const SAMPLING: u64 = 32;
+const SAMPLING: u32 = 32;
 /// Blocks that are followed at a time.
 const FOLLOWED: usize = 1 << 16;
 /// Ages are counted by powers of two, from a millisecond.
 const AGES: usize = 32;
-/// Time constant of the counts, s.
-const AVERAGE_S: f64 = 300.0;
+const YOUNGEST_NANOS: f64 = (1_u64 << 20) as f64;
+/// Time constant of the counts, s. Sessions pause for minutes, and where few of them fill the caches, a few of their
+/// pauses are all there is to count.
+const AVERAGE_S: f64 = 1800.0;
 /// Uses that count after a restart.
 const RECALLED_USES: f64 = 1000.0;
-/// Part of a capacity after which its turnover is written down.
-const MARKS: u64 = 16;
 
 /// When blocks are used again, in the whole fleet.
 #[derive(Clone, Debug, Default)]
@@ -40,9 +40,13 @@ pub(super) struct Reuse {
     /// Uses of blocks that are followed: all, and by age since the use before.
     uses: f64,
     reuses: [f64; AGES],
-    /// Sums of `reuses` up to each age, which every instance asks for.
-    younger: [f64; AGES],
+    /// Of blocks that get as old, the part used again at each age, over the width of its interval; every instance asks for it.
+    densities: [f64; AGES],
     counted_at: Time,
+    /// Of the last prompt, the blocks that are followed, tokens that each stands for, and whether blocks have names at all.
+    followed: Vec<BlockHash>,
+    followed_tokens: u32,
+    is_named: bool,
 }
 
 /// How often blocks were used again, without which blocks those were.
@@ -57,14 +61,6 @@ impl ReuseCounts {
     pub(super) fn is_sound(&self) -> bool {
         self.reuses.iter().chain([&self.uses]).all(|count| count.is_finite() && *count >= 0.0)
     }
-}
-
-/// How fast one cache turns over.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Turnover {
-    taken_in_tokens: u64,
-    /// How much it had taken in, and when.
-    marks: VecDeque<(u64, Time)>,
 }
 
 fn age_index(age: Duration) -> usize {
@@ -86,21 +82,27 @@ impl Reuse {
     }
 
     fn sum_up(&mut self) {
-        let mut sum = 0.0;
-        for (younger, count) in self.younger.iter_mut().zip(self.reuses) {
-            *younger = sum;
-            sum += count;
+        let mut left = self.uses;
+        for (density, count) in self.densities.iter_mut().zip(self.reuses) {
+            // An interval is a factor of two of ages wide.
+            *density = count / std::f64::consts::LN_2 / left.max(1.0);
+            left -= count;
         }
     }
 
-    /// A prompt is used.
-    pub(super) fn used(&mut self, now: Time, chain: &[BlockHash]) {
+    /// A prompt is used, in blocks of `block_tokens`.
+    pub(super) fn used(&mut self, now: Time, chain: &[BlockHash], block_tokens: u32) {
         let secs = now.saturating_since(self.counted_at).as_secs_f64();
         self.counted_at = now;
         let kept = libm::exp(-secs / AVERAGE_S);
         self.uses *= kept;
         self.reuses.iter_mut().for_each(|count| *count *= kept);
-        for &block in chain.iter().filter(|block| (block.0 >> 32).is_multiple_of(SAMPLING)) {
+        self.is_named = !chain.is_empty();
+        self.followed.clear();
+        let is_followed = |block: &&BlockHash| (block.0 >> 32).is_multiple_of(u64::from(SAMPLING));
+        self.followed.extend(chain.iter().filter(is_followed));
+        self.followed_tokens = SAMPLING * block_tokens;
+        for &block in &self.followed {
             self.uses += 1.0;
             match self.last_use.insert(block, now) {
                 Some(before) => self.reuses[age_index(now.saturating_since(before))] += 1.0,
@@ -114,35 +116,20 @@ impl Reuse {
         self.sum_up();
     }
 
+    /// Of the prompt used last, the blocks that are followed, and tokens that each stands for; `None` if its content is unknown.
+    pub(super) fn last_prompt(&self) -> Option<(&[BlockHash], u32)> {
+        self.is_named.then_some((&self.followed, self.followed_tokens))
+    }
+
     /// Tokens that must be computed again for each that a cache takes in whose blocks leave at that age, 0 to 1.
     pub(super) fn price(&self, residence: Option<Duration>) -> f64 {
         let Some(residence) = residence else { return 0.0 };
-        let age = age_index(residence);
-        let left = (self.uses - self.younger[age]).max(1.0);
-        // An interval is a factor of two of ages wide.
-        (self.reuses[age] / std::f64::consts::LN_2 / left).min(1.0)
-    }
-}
-
-impl Turnover {
-    /// The cache keeps so many tokens that it did not have.
-    pub(super) fn take_in(&mut self, now: Time, tokens: u32, capacity_tokens: u64) {
-        let mark_tokens = (capacity_tokens / MARKS).max(1);
-        if self.marks.back().is_none_or(|&(mark, _)| self.taken_in_tokens >= mark + mark_tokens) {
-            self.marks.push_back((self.taken_in_tokens, now));
-        }
-        self.taken_in_tokens += u64::from(tokens);
-        let is_past = |mark: u64| self.taken_in_tokens - mark >= capacity_tokens;
-        while self.marks.get(1).is_some_and(|&(mark, _)| is_past(mark)) {
-            self.marks.pop_front();
-        }
-    }
-
-    /// How long a block stays that nobody uses; `None` as long as the cache has room.
-    pub(super) fn residence(&self, now: Time, capacity_tokens: u64) -> Option<Duration> {
-        let &(mark, since) = self.marks.front()?;
-        let is_full = self.taken_in_tokens - mark >= capacity_tokens;
-        is_full.then(|| now.saturating_since(since))
+        // On a line between the middles of intervals: without, caches a second apart could differ by the whole price.
+        let octaves = libm::log2((residence.as_nanos() as f64 / YOUNGEST_NANOS).max(1.0)) + 0.5;
+        let below = (octaves as usize).min(AGES - 2);
+        let part = (octaves - below as f64).min(1.0);
+        let [low, high] = [self.densities[below], self.densities[below + 1]];
+        (low + part * (high - low)).min(1.0)
     }
 }
 
@@ -156,17 +143,9 @@ mod tests {
 
     /// Blocks of which all are followed.
     fn chain(prompt: u64) -> Vec<BlockHash> {
-        (0..100).map(|block| BlockHash(((prompt * 100 + block) * SAMPLING) << 32)).collect()
-    }
-
-    #[test]
-    fn a_block_stays_for_as_long_as_a_capacity_takes() {
-        let mut turnover = Turnover::default();
-        for second in 0..40 {
-            assert_eq!(turnover.residence(at(second), 1600).is_some(), second >= 16, "{second}");
-            turnover.take_in(at(second), 100, 1600);
-        }
-        assert_eq!(turnover.residence(at(40), 1600), Some(Duration::from_secs(16)));
+        (0..100)
+            .map(|block| BlockHash(((prompt * 100 + block) * u64::from(SAMPLING)) << 32))
+            .collect()
     }
 
     #[test]
@@ -174,14 +153,17 @@ mod tests {
         let mut reuse = Reuse::default();
         // Each prompt comes twice, 10 s apart, and never again.
         for second in 0..200 {
-            reuse.used(at(second), &chain(second));
+            reuse.used(at(second), &chain(second), 16);
             if second >= 10 {
-                reuse.used(at(second), &chain(second - 10));
+                reuse.used(at(second), &chain(second - 10), 16);
             }
         }
         // Half of all uses are followed by another, all of them at 8.6 to 17.2 s: 1/2 / ln 2 by logarithm of age.
         let price = reuse.price(Some(Duration::from_secs(12)));
         assert!((price - 0.72).abs() < 0.03, "{price}");
+        // Half way to the middle of the next interval, where nobody asks.
+        let price = reuse.price(Some(Duration::from_nanos(1 << 34)));
+        assert!((price - 0.36).abs() < 0.015, "{price}");
         // Younger blocks are not asked for yet, older ones no more.
         assert!(reuse.price(Some(Duration::from_secs(4))) < 1e-9);
         assert!(reuse.price(Some(Duration::from_secs(40))) < 1e-9);
@@ -191,7 +173,7 @@ mod tests {
     #[test]
     fn no_more_is_remembered_than_is_followed() {
         let mut reuse = Reuse::default();
-        (0..FOLLOWED as u64 / 50).for_each(|prompt| reuse.used(at(prompt), &chain(prompt)));
+        (0..FOLLOWED as u64 / 50).for_each(|prompt| reuse.used(at(prompt), &chain(prompt), 16));
         assert_eq!((reuse.last_use.len(), reuse.order.len()), (FOLLOWED, FOLLOWED));
     }
 }

@@ -7,8 +7,8 @@ use super::fleet::{Fleet, Known, Laws, are_alike};
 use super::law::{Law, Work};
 use super::places::Places;
 use super::residual::Features;
-use super::reuse::Turnover;
 use super::trust::Trust;
+use super::turnover::Turnover;
 use crate::request::RequestId;
 use crate::time::{Duration, Time};
 
