@@ -29,7 +29,7 @@ YARDSTICKS = [GREEDY, "hindsight", "physical-bound"]
 LEFT = "azure-code azure-conversation diurnal long-context mooncake paper-a30 paper-hetero".split()
 LEFT_REQUESTS = 1500
 # Between them every part has something to do.
-WITH_PARTS = "full-engines other-fleets paper-a30 paper-hetero slow-instance".split()
+WITH_PARTS = "agents full-engines other-fleets paper-a30 paper-hetero slow-instance".split()
 # Whose runs are long enough for the network of `lodestar-paper`, which answers after 5,000 requests.
 PAPER = "azure-code azure-conversation diurnal long-context drift slow-instance crash-return".split()
 # Run when everything was decided: not among those that it was decided by.
