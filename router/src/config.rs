@@ -101,10 +101,10 @@ pub enum PolicyConfig {
     /// SGLang's gateway: longest match with a spill gate.
     #[serde(deserialize_with = "no_parameters")]
     SglangCacheAware,
-    /// SGLang's gateway: least queued work and KV pressure.
+    /// SGLang's gateway: least expected wait, by requests and KV pressure.
     #[serde(deserialize_with = "no_parameters")]
     SglangLeastLoad,
-    /// vllm-router: longest match, else smallest tree.
+    /// vllm-router: longest match, else fewest requests in flight.
     #[serde(deserialize_with = "no_parameters")]
     VllmRouterCacheAware,
     /// llm-d: sticky until saturated.
@@ -349,20 +349,20 @@ impl PolicyConfig {
                 "Preble: exploit a match of more than half the prompt, else explore the lowest cost"
             }
             Self::SglangCacheAware => {
-                "SGLang gateway (SMG): the longest match above 30 %, spilled when overloaded"
+                "SGLang gateway (SMG): the longest match above 30 %, else the least expected wait"
             }
             Self::SglangLeastLoad => {
-                "SGLang gateway (SMG): the least queued tokens and KV pressure"
+                "SGLang gateway (SMG): the least expected wait, by requests and KV pressure"
             }
             Self::VllmRouterCacheAware => {
-                "vllm-router: the longest match above 30 %, else the smallest tree"
+                "vllm-router: the longest match above 30 %, else the fewest requests in flight"
             }
             Self::LlmDSticky => {
                 "llm-d: holders of 80 % of the prompt until 18 s behind, the fewest tokens among them"
             }
             Self::LlmDWeighted => "llm-d: prefix, queue and KV usage weighed 3:2:2",
             Self::LlmDPredicted => {
-                "llm-d: the lowest predicted latency, learned online for one kind of GPU"
+                "llm-d: drawn by predicted latency, learned online for one kind of GPU"
             }
             Self::Dynamo(_) => "NVIDIA Dynamo: the fewest blocks to prefill plus blocks in decode",
             Self::ProductionStack => "vLLM production-stack: the longest match, whatever the load",

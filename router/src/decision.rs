@@ -87,8 +87,6 @@ pub enum Reason {
     PrefixHoldersOverloaded,
     /// Lowest value of the policy's cost.
     LeastCost,
-    /// No instance has enough of the prefix: smallest tree of known prefixes.
-    SmallestTree,
     /// The prompt's place in the hash order.
     ConsistentHash,
     /// Fewest tokens in flight.
@@ -125,7 +123,6 @@ impl Reason {
             Self::NoPrefixHit => "no-prefix-hit",
             Self::PrefixHoldersOverloaded => "prefix-holders-overloaded",
             Self::LeastCost => "least-cost",
-            Self::SmallestTree => "smallest-tree",
             Self::ConsistentHash => "consistent-hash",
             Self::LeastTokens => "least-tokens",
             Self::Session => "session",
@@ -182,7 +179,6 @@ mod tests {
             Reason::NoPrefixHit,
             Reason::PrefixHoldersOverloaded,
             Reason::LeastCost,
-            Reason::SmallestTree,
             Reason::ConsistentHash,
             Reason::LeastTokens,
             Reason::Session,

@@ -112,9 +112,8 @@ const LODESTAR_SCRAPE: Duration = Duration::from_millis(100);
 const SMG_POLL: Duration = Duration::from_secs(10);
 
 /// AIBrix: 200,000 blocks for the whole fleet, dropped 20 minutes after they were last routed; 16 tokens
-/// each, its setting for a real tokenizer, which the Lodestar authors use too. (Its character tokenizer comes
-/// with blocks of 128 characters, twice that; the authors' experiments set 250,000 blocks of one token for
-/// seven A30, whose caches hold 306,000.)
+/// each, an engine's own. (Its manifests set 128 characters, about 32 tokens, or 16 bytes, which are four tokens of its
+/// real tokenizer; the Lodestar authors' experiments set 250,000 blocks of one token for seven A30, whose caches hold 306,000.)
 const AIBRIX_INDEX: PrefixSource = PrefixSource::OwnRouting {
     block_tokens: 16,
     capacity: Capacity::Shared { tokens: 200_000 * 16, ttl: Duration::from_secs(20 * 60) },
@@ -125,16 +124,16 @@ const LLM_D_INDEX: PrefixSource = PrefixSource::OwnRouting {
     block_tokens: 64,
     capacity: Capacity::PerEngineBlock { unknown_blocks: 31_250 },
 };
-/// SMG's character tree: `max_tree_size` 67,108,864 characters a worker. (Trimmed every 60 s there, at
-/// once here.)
+/// SMG's character tree: `max_tree_size` 67,108,864 characters. (Of all workers together there, trimmed every 60 s; of each
+/// here, at once.)
 const SMG_TREE: PrefixSource = PrefixSource::OwnRouting {
     block_tokens: 16,
     capacity: Capacity::PerInstance { tokens: 67_108_864 / 4 },
 };
-/// vllm-router's character tree: 33,554,432 characters a worker. (Trimmed every 120 s there, at once here.)
+/// vllm-router's tree: 33,554,432 characters a worker, eight for a token. (Trimmed every 120 s there, at once here.)
 const VLLM_ROUTER_TREE: PrefixSource = PrefixSource::OwnRouting {
     block_tokens: 16,
-    capacity: Capacity::PerInstance { tokens: 33_554_432 / 4 },
+    capacity: Capacity::PerInstance { tokens: 33_554_432 / 8 },
 };
 /// production-stack's trie: chunks of 128 characters, about 32 tokens, never evicted.
 const PRODUCTION_STACK_TRIE: PrefixSource =
@@ -193,8 +192,10 @@ impl Sources {
             PolicyConfig::VllmRouterCacheAware => Self::in_flight(VLLM_ROUTER_TREE),
             // llm-d counts tokens in flight itself, queues and KV usage are scraped.
             PolicyConfig::LlmDSticky => Self::in_flight(LLM_D_INDEX),
-            PolicyConfig::LlmDWeighted | PolicyConfig::LlmDPredicted => {
-                Self::scraped(FAST_SCRAPE, LLM_D_INDEX)
+            PolicyConfig::LlmDWeighted => Self::scraped(FAST_SCRAPE, LLM_D_INDEX),
+            // The predictor counts requests in flight too.
+            PolicyConfig::LlmDPredicted => {
+                Self { scrape_period: Some(FAST_SCRAPE), ..Self::in_flight(LLM_D_INDEX) }
             }
             // Dynamo's router has its own ledger; only events say what is cached.
             PolicyConfig::Dynamo(_) => Self::in_flight(PrefixSource::KvEvents),
@@ -205,7 +206,9 @@ impl Sources {
             PolicyConfig::Mooncake => Self::in_flight(PrefixSource::KvEvents),
             // Preble keeps a radix tree with the size of each GPU's cache.
             PolicyConfig::Preble => Self::in_flight(PrefixSource::CapacityAware),
-            PolicyConfig::SglangLeastLoad => Self::scraped(SMG_POLL, PrefixSource::None),
+            PolicyConfig::SglangLeastLoad => {
+                Self { scrape_period: Some(SMG_POLL), ..Self::in_flight(PrefixSource::None) }
+            }
             // AIBrix reads vLLM's gauge of running requests.
             PolicyConfig::Vtc => Self::scraped(FAST_SCRAPE, PrefixSource::None),
             // LiteLLM remembers responses and looks at nothing else.
@@ -306,7 +309,7 @@ mod tests {
 
     #[test]
     fn each_policy_sees_what_its_implementation_sees() {
-        // 3,200,000 = 200,000 · 16; 16,777,216 = 67,108,864 / 4; 8,388,608 = 33,554,432 / 4.
+        // 3,200,000 = 200,000 · 16; 16,777,216 = 67,108,864 / 4; 4,194,304 = 33,554,432 / 8.
         let expected = "\
 random: no counts
 round-robin: no counts
@@ -320,11 +323,11 @@ mooncake: own counts, KV events
 mooncake-simple: scraped counts, scrape every 100 ms
 preble: own counts, own routing up to each KV capacity
 sglang-cache-aware: own counts, scrape every 10000 ms, own routing in blocks of 16, 16777216 tokens an instance
-sglang-least-load: scraped counts, scrape every 10000 ms
-vllm-router-cache-aware: own counts, own routing in blocks of 16, 8388608 tokens an instance
+sglang-least-load: own counts, scrape every 10000 ms
+vllm-router-cache-aware: own counts, own routing in blocks of 16, 4194304 tokens an instance
 llm-d-sticky: own counts, own routing in blocks of 64, as many as an engine has
 llm-d-weighted: scraped counts, scrape every 50 ms, own routing in blocks of 64, as many as an engine has
-llm-d-predicted: scraped counts, scrape every 50 ms, own routing in blocks of 64, as many as an engine has
+llm-d-predicted: own counts, scrape every 50 ms, own routing in blocks of 64, as many as an engine has
 dynamo: own counts, KV events
 production-stack: no counts, own routing in blocks of 32, never evicted
 bounded-hash: own counts

@@ -31,6 +31,7 @@ mod round_robin;
 mod session_affinity;
 mod sglang_cache_aware;
 mod sglang_least_load;
+mod sglang_wait;
 mod spread;
 mod vllm_router_cache_aware;
 mod vtc;
@@ -149,7 +150,7 @@ pub(crate) fn build(config: &PolicyConfig, seed: u64) -> Box<dyn Policy> {
         PolicyConfig::Mooncake => Box::new(mooncake::Mooncake::default()),
         PolicyConfig::MooncakeSimple => Box::new(mooncake_simple::MooncakeSimple),
         PolicyConfig::Preble => Box::new(preble::Preble::default()),
-        PolicyConfig::SglangCacheAware => Box::new(sglang_cache_aware::SglangCacheAware),
+        PolicyConfig::SglangCacheAware => Box::new(sglang_cache_aware::SglangCacheAware::default()),
         PolicyConfig::SglangLeastLoad => Box::new(sglang_least_load::SglangLeastLoad::default()),
         PolicyConfig::VllmRouterCacheAware => {
             Box::new(vllm_router_cache_aware::VllmRouterCacheAware)
@@ -187,6 +188,26 @@ pub(crate) struct Choice {
     /// Whether something else is believed to be better.
     pub(crate) explored: bool,
     pub(crate) candidates: Vec<Candidate>,
+}
+
+impl Choice {
+    /// Draws one with a probability in proportion to the `weight` of its score instead of taking the lowest; one weight at least
+    /// is above 0.
+    fn draw(mut self, rng: &mut Rng, weight: impl Fn(f64) -> f64) -> Self {
+        let lowest = self.candidates[self.index].score;
+        let weights = || self.candidates.iter().map(|candidate| weight(candidate.score));
+        let total: f64 = weights().sum();
+        let mut left = rng.unit() * total;
+        for (index, weight) in weights().enumerate().filter(|(_, weight)| *weight > 0.0) {
+            (self.index, self.propensity) = (index, weight / total);
+            left -= weight;
+            if left < 0.0 {
+                break;
+            }
+        }
+        self.explored = self.candidates[self.index].score > lowest;
+        self
+    }
 }
 
 /// The instances that accept the request, by id, ascending, and what each has of its prefix.

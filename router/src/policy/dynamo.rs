@@ -79,23 +79,13 @@ impl Policy for Dynamo {
 }
 
 /// Draws instead of taking the lowest.
-fn draw(mut choice: Choice, temperature: f64, rng: &mut Rng) -> Choice {
+fn draw(choice: Choice, temperature: f64, rng: &mut Rng) -> Choice {
     let costs = || choice.candidates.iter().map(|candidate| candidate.score);
     let lowest = costs().fold(f64::INFINITY, f64::min);
     let width = costs().fold(f64::NEG_INFINITY, f64::max) - lowest;
-    let weight = |cost: f64| {
+    choice.draw(rng, |cost| {
         libm::exp(if width > 0.0 { -(cost - lowest) / width / temperature } else { 0.0 })
-    };
-    let total: f64 = costs().map(weight).sum();
-    let mut left = rng.unit() * total;
-    for (index, weight) in costs().map(weight).enumerate() {
-        (choice.index, choice.propensity) = (index, weight / total);
-        left -= weight;
-        if left < 0.0 {
-            break;
-        }
-    }
-    choice
+    })
 }
 
 #[cfg(test)]

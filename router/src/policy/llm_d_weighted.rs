@@ -35,7 +35,7 @@ impl Policy for LlmDWeighted {
 }
 
 /// 0 for the shortest queue, 1 for the longest.
-pub(super) fn relative_queue(waiting: u32, queues: &Spread) -> f64 {
+fn relative_queue(waiting: u32, queues: &Spread) -> f64 {
     let width = queues.max - queues.min;
     if width == 0 { 0.0 } else { f64::from(waiting - queues.min) / f64::from(width) }
 }

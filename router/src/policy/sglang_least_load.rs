@@ -1,39 +1,15 @@
-//! SGLang's gateway, SMG 1.13: `least_load` over HTTP.
-//!
-//! `argmin 1024 · (w_i + s_i) / 2000 + 0.15 · u_i / (1 − u_i)` seconds, ties drawn: `w_i` waiting requests and
-//! `u_i` KV usage as last polled, every 10 s; `s_i` requests sent since that poll; 1,024 tokens for each, since an HTTP worker does not
-//! say how many wait and the gateway does not tokenize for it; 2,000 tokens/s for a worker that does not say
-//! its throughput. Usage counts as at most 0.999.
-//!
-//! With ideal information the uncached tokens in flight stand for `1024 · (w_i + s_i)`, which estimates them.
+//! SGLang's gateway, SMG 1.13: `least_load` over HTTP, the lowest [expected wait](super::sglang_wait).
 
-use super::per_instance::PerInstance;
+use super::sglang_wait::ExpectedWait;
 use super::{Choice, Eligible, Fact, Policy};
 use crate::decision::Reason;
 use crate::request::Request;
 use crate::rng::Rng;
 use crate::time::Time;
 
-const MEAN_PREFILL_TOKENS: u64 = 1024;
-const TOKENS_PER_SEC: f64 = 2000.0;
-const KV_PRESSURE_SECS: f64 = 0.15;
-const KV_USAGE_MAX: f64 = 0.999;
-
 #[derive(Debug, Default)]
 pub(super) struct SglangLeastLoad {
-    /// Requests.
-    sent_since_poll: PerInstance<u64>,
-}
-
-impl SglangLeastLoad {
-    fn queued_tokens(&self, eligible: &Eligible<'_>, index: usize) -> u64 {
-        let instance = eligible.get(index);
-        if eligible.sources.scrape_period.is_none() {
-            return instance.load.uncached_prefill_tokens;
-        }
-        let sent = self.sent_since_poll.get(instance.id).copied().unwrap_or(0);
-        MEAN_PREFILL_TOKENS * (u64::from(eligible.waiting(index)) + sent)
-    }
+    wait: ExpectedWait,
 }
 
 impl Policy for SglangLeastLoad {
@@ -44,22 +20,15 @@ impl Policy for SglangLeastLoad {
         eligible: &Eligible<'_>,
         rng: &mut Rng,
     ) -> Choice {
-        eligible.lowest(Reason::LeastCost, rng, |index| {
-            let usage = eligible.kv_usage(index).min(KV_USAGE_MAX);
-            let queued = self.queued_tokens(eligible, index) as f64;
-            queued / TOKENS_PER_SEC + KV_PRESSURE_SECS * usage / (1.0 - usage)
-        })
+        let open = ExpectedWait::open(eligible);
+        if open.is_empty() {
+            return ExpectedWait::least_loaded(eligible, rng);
+        }
+        self.wait.lowest(Reason::LeastCost, eligible, &open, rng)
     }
 
     fn observe(&mut self, _: Time, fact: &Fact<'_>) {
-        match *fact {
-            Fact::Routed(reservation) => {
-                *self.sent_since_poll.entry(reservation.instance) += 1;
-            }
-            Fact::Scraped(instance, _) => *self.sent_since_poll.entry(instance) = 0,
-            Fact::Left(instance) => self.sent_since_poll.remove(instance),
-            Fact::FirstToken(_) | Fact::Finished(..) | Fact::Failed(_) => {}
-        }
+        self.wait.observe(fact);
     }
 }
 
@@ -69,19 +38,59 @@ mod tests {
     use crate::event::{InstanceId, InstanceMetrics};
     use crate::policy::fixtures::Fixture;
 
+    fn polled(requests: &[u32], metrics: &[(u32, u32, f64)]) -> Fixture {
+        Fixture::with_requests(requests).scraping().with_metrics(metrics)
+    }
+
     #[test]
-    fn queued_tokens_and_kv_pressure_become_seconds() {
-        let fixture =
-            Fixture::with_requests(&[0, 0]).scraping().with_metrics(&[(0, 2, 0.0), (0, 0, 0.5)]);
+    fn requests_and_kv_pressure_become_seconds() {
+        let fixture = polled(&[0, 0], &[(1, 2, 0.0), (0, 0, 0.5)]);
         let mut policy = SglangLeastLoad::default();
-        // 2 · 1024 / 2000; 0.15 · 0.5 / 0.5.
-        assert_eq!(fixture.scores(&mut policy), [1.024, 0.15]);
+        // 3 · 1024 / 2000; 0.15 · 0.5 / 0.5.
+        assert_eq!(fixture.scores(&mut policy), [1.536, 0.15]);
         // Two requests sent, however long, are 1.024 s until the next poll.
         for (request, tokens) in [(1, 4000), (2, 10)] {
             policy.observe(Time::ZERO, &Fact::Routed(&Fixture::reservation(request, 1, tokens)));
         }
-        assert_eq!(fixture.scores(&mut policy), [1.024, 1.174]);
+        assert_eq!(fixture.scores(&mut policy), [1.536, 1.174]);
         policy.observe(Time::ZERO, &Fact::Scraped(InstanceId(1), InstanceMetrics::default()));
-        assert_eq!(fixture.scores(&mut policy), [1.024, 0.15]);
+        assert_eq!(fixture.scores(&mut policy), [1.536, 0.15]);
+    }
+
+    #[test]
+    fn a_poll_cannot_claim_fewer_requests_than_the_gateway_holds() {
+        let fixture = polled(&[5, 1], &[(1, 1, 0.0), (1, 1, 0.0)]);
+        assert_eq!(fixture.scores(&mut SglangLeastLoad::default()), [2.56, 1.024]);
+    }
+
+    #[test]
+    fn until_a_poll_requests_in_flight_decide() {
+        let fixture = Fixture::with_requests(&[2, 1]).scraping();
+        assert_eq!(fixture.scores(&mut SglangLeastLoad::default()), [2.0, 1.0]);
+        // Only the first was polled: the second costs as much, and its own request.
+        let fixture = polled(&[2, 1], &[(2, 0, 0.0)]);
+        assert_eq!(fixture.scores(&mut SglangLeastLoad::default()), [1.024, 1.536]);
+    }
+
+    #[test]
+    fn who_is_overloaded_is_left_out_unless_all_are() {
+        let chosen = |metrics: &[(u32, u32, f64)]| {
+            let (choice, chosen) =
+                polled(&[3, 0, 2], metrics).choose(&mut SglangLeastLoad::default());
+            (choice.reason, chosen)
+        };
+        let busy = (40, 0, 0.79);
+        assert_eq!(chosen(&[busy, (0, 7, 0.1), busy]), (Reason::LeastCost, 1));
+        assert_eq!(chosen(&[busy, (0, 8, 0.1), busy]).0, Reason::LeastCost);
+        assert_ne!(chosen(&[busy, (0, 8, 0.1), busy]).1, 1);
+        assert_ne!(chosen(&[busy, (0, 0, 0.8), busy]).1, 1);
+        assert_eq!(chosen(&[(0, 8, 0.1), (0, 9, 0.1), (9, 0, 0.9)]), (Reason::LeastRequests, 1));
+    }
+
+    #[test]
+    fn told_all_uncached_tokens_stand_for_those_without_a_first_token() {
+        let fixture = Fixture::with_requests(&[1, 2]).with_tokens(&[(4000, 0), (0, 0)]);
+        // 4,000 / 2,000 + 0.512; 2 · 0.512.
+        assert_eq!(fixture.scores(&mut SglangLeastLoad::default()), [2.512, 1.024]);
     }
 }

@@ -6,8 +6,7 @@
 //! * only routing refreshes a block, a lookup does not;
 //! * the blocks of a prompt are refreshed from the first to the last, so that of the oldest prompt the
 //!   *head* is evicted first, and with it everything behind it is out of reach;
-//! * an instance that holds block `i` counts as holding `i + 1` blocks, even if an earlier one was
-//!   evicted and came back for another instance.
+//! * an instance that lacks a block is out of the search from there on, even if it holds a later one.
 //!
 //! AIBrix looks for expired blocks once a second; here a block expires on time.
 
@@ -90,7 +89,7 @@ impl SharedIndex {
     /// How much of `chain` each instance was sent, by id, ascending.
     pub(crate) fn lookup(&mut self, now: Time, chain: &[BlockHash], matches: &mut Vec<Match>) {
         self.found.iter_mut().flatten().for_each(|found| *found = Match::NONE);
-        for (blocks, &block) in (1..).zip(chain) {
+        for (blocks, &block) in (1_u32..).zip(chain) {
             let Some(&at) = self.entries.get(block) else { break };
             let entry = &self.slab[at as usize];
             if now.saturating_since(entry.last_routed) > self.ttl {
@@ -98,7 +97,10 @@ impl SharedIndex {
             }
             let mut is_held = false;
             for &Holder { slot, routed_at } in &entry.holders {
-                if let Some(found) = &mut self.found[slot as usize] {
+                // Who lacked an earlier block is not looked at any more.
+                if let Some(found) = &mut self.found[slot as usize]
+                    && found.blocks == blocks - 1
+                {
                     *found = Match { routed_at: Some(routed_at), ..Match::of(blocks) };
                     is_held = true;
                 }
@@ -243,9 +245,9 @@ mod tests {
         // Sent elsewhere, it is back, and 2 goes in its place.
         index.record(at(0), 2, &chain([1]));
         assert_eq!(found(&mut index, at(0), &chain(1..=4)), [0, 0, 1]);
-        // With 2 back too, 4 goes, and instance 0 is found by its 3: as AIBrix finds it.
+        // With 2 back too, 4 goes; instance 0 still has its 3, but lacks 1.
         index.record(at(0), 2, &chain(1..=3));
-        assert_eq!(found(&mut index, at(0), &chain(1..=4)), [3, 0, 3]);
+        assert_eq!(found(&mut index, at(0), &chain(1..=4)), [0, 0, 3]);
     }
 
     #[test]

@@ -131,7 +131,9 @@ impl Origins<'_> {
             return Err(self.invalid("router_replicas", complaint));
         }
         if let Some(count) = repeated(replicas) {
-            return Err(self.invalid("router_replicas", format!("has {count} twice")));
+            return Err(
+                self.invalid("router_replicas", format!("has {count} twice: leave one out"))
+            );
         }
         let mut cells = Vec::new();
         for fleet in fleets {
@@ -214,7 +216,7 @@ impl Origins<'_> {
         let fleets: Vec<Fleet> = file.fleets.iter().map(parse).collect::<Result<_, _>>()?;
         let names: Vec<_> = fleets.iter().map(Fleet::to_string).collect();
         if let Some(name) = repeated(&names) {
-            return Err(self.invalid("fleets", format!("has {name} twice")));
+            return Err(self.invalid("fleets", format!("has {name} twice: leave one out")));
         }
         self.knees_are_of(&names, &file.workloads)?;
         let in_a_fleet = |gpu: &str| {

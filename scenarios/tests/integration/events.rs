@@ -184,7 +184,7 @@ fn an_event_that_cannot_happen_says_which_and_why() {
         ("until_s = 9", "until_s = 99", "`event[1].until_s` is 99, but the last request of"),
         ("[1, 2]", "[1, 0]", "`router_replicas` has 0, expected 1 to 64"),
         ("[1, 2]", "[]", "`router_replicas` is empty: leave it out for one router"),
-        ("[1, 2]", "[2, 2]", "`router_replicas` has 2 twice"),
+        ("[1, 2]", "[2, 2]", "`router_replicas` has 2 twice: leave one out"),
     ] {
         let error = error_with(old, new);
         assert!(error.starts_with("s.toml: `") && error.contains(message), "{error}\n{message}");

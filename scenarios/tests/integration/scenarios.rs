@@ -122,9 +122,9 @@ fn what_is_wrong_is_named() {
     let error = error_with("fleets = [\"a100:2\", \"a100:1,l4:1\"]", "fleets = []");
     assert!(error.starts_with("s.toml: `fleets` is empty"), "{error}");
     let error = error_with("\"a100:1,l4:1\"]", "\"a100:2\"]");
-    assert_eq!(error, "s.toml: `fleets` has a100:2 twice");
+    assert_eq!(error, "s.toml: `fleets` has a100:2 twice: leave one out");
     let error = error_with("seeds = 2", "seeds = 2\nrouter_replicas = [1, 2, 1]");
-    assert_eq!(error, "s.toml: `router_replicas` has 1 twice");
+    assert_eq!(error, "s.toml: `router_replicas` has 1 twice: leave one out");
     let knees = "rates_rps = [8, 16.5]\nknee_rps = { \"a100:2\" = 20, \"a100:4\" = 40 }";
     let error = error_with("rates_rps = [8, 16.5]", knees);
     assert_eq!(

@@ -23,9 +23,9 @@ use crate::time::{Duration, Time};
 const SAMPLING: u32 = 32;
 /// Blocks that are followed at a time.
 const FOLLOWED: usize = 1 << 16;
-/// Ages are counted by powers of two, from a millisecond.
+/// Ages are counted by powers of two, from a millisecond: all that are younger count as one.
 const AGES: usize = 32;
-const YOUNGEST_NANOS: f64 = (1_u64 << 20) as f64;
+const YOUNGEST_POWER: u32 = 20;
 /// Time constant of the counts, s. Sessions pause for minutes, and where few of them fill the caches, a few of their
 /// pauses are all there is to count.
 const AVERAGE_S: f64 = 1800.0;
@@ -64,7 +64,8 @@ impl ReuseCounts {
 }
 
 fn age_index(age: Duration) -> usize {
-    (age.as_nanos() >> 20).checked_ilog2().map_or(0, |power| power as usize + 1).min(AGES - 1)
+    let power = (age.as_nanos() >> YOUNGEST_POWER).checked_ilog2();
+    power.map_or(0, |power| power as usize + 1).min(AGES - 1)
 }
 
 impl Reuse {
@@ -101,7 +102,7 @@ impl Reuse {
         self.followed.clear();
         let is_followed = |block: &&BlockHash| (block.0 >> 32).is_multiple_of(u64::from(SAMPLING));
         self.followed.extend(chain.iter().filter(is_followed));
-        self.followed_tokens = SAMPLING * block_tokens;
+        self.followed_tokens = SAMPLING.saturating_mul(block_tokens);
         for &block in &self.followed {
             self.uses += 1.0;
             match self.last_use.insert(block, now) {
@@ -125,7 +126,8 @@ impl Reuse {
     pub(super) fn price(&self, residence: Option<Duration>) -> f64 {
         let Some(residence) = residence else { return 0.0 };
         // On a line between the middles of intervals: without, caches a second apart could differ by the whole price.
-        let octaves = libm::log2((residence.as_nanos() as f64 / YOUNGEST_NANOS).max(1.0)) + 0.5;
+        let youngest = (1_u64 << YOUNGEST_POWER) as f64;
+        let octaves = libm::log2((residence.as_nanos() as f64 / youngest).max(1.0)) + 0.5;
         let below = (octaves as usize).min(AGES - 2);
         let part = (octaves - below as f64).min(1.0);
         let [low, high] = [self.densities[below], self.densities[below + 1]];
