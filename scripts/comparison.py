@@ -21,7 +21,7 @@ HEURISTICS = """random round-robin least-request power-of-two least-kv prefix-ca
     production-stack bounded-hash session-affinity least-tokens least-latency vtc join-shortest-work""".split()
 # See how fast each instance is: by its prefills until first tokens, or by its answers.
 LEARNS_SPEEDS = {"mooncake", "least-latency"}
-PARTS = """network delay-of-others delay-by-answers cache-price doubt exploration guardrail drift late-heads trust places""".split()
+PARTS = """network delay-of-others delay-by-answers cache-price doubt exploration guardrail drift late-heads trust places copies""".split()
 # Knows the lengths of answers and forks the engines to try every instance.
 GREEDY = "clairvoyant-greedy"
 YARDSTICKS = [GREEDY, "hindsight", "physical-bound"]

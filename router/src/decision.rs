@@ -61,6 +61,9 @@ pub struct Terms {
     pub imposed_delay: Duration,
     /// What it is expected to take to compute again the blocks that leave the cache for this request.
     pub cache_price: Duration,
+    /// What is taken off for those who come later and find another copy of the prefix.
+    #[serde(default)]
+    pub copy_credit: Duration,
 }
 
 /// The rule behind a choice.

@@ -48,6 +48,7 @@ struct ShownCandidate {
     ttft_range_s: Option<[f64; 2]>,
     /// Wait, service, imposed delay and cache price, in seconds.
     terms_s: Option<[f64; 4]>,
+    copy_credit_s: Option<f64>,
 }
 
 impl Admin {
@@ -146,6 +147,7 @@ fn shown(explained: &Explained, names: &BTreeMap<InstanceId, String>) -> Shown {
         terms_s: candidate.terms.map(|terms| {
             [terms.wait, terms.service, terms.imposed_delay, terms.cache_price].map(seconds)
         }),
+        copy_credit_s: candidate.terms.map(|terms| seconds(terms.copy_credit)),
     });
     Shown {
         request: explained.request.0,
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(last["score"].take(), 98.0);
         let expected = json!({
             "instance": "http://a:1", "chosen": true, "score": null, "predicted_cached_tokens": 2, "requests": 0,
-            "ttft_s": 0.25, "ttft_range_s": [0.1, 1.0], "terms_s": [0.0015, 0.0, 0.0, 0.0]
+            "ttft_s": 0.25, "ttft_range_s": [0.1, 1.0], "terms_s": [0.0015, 0.0, 0.0, 0.0], "copy_credit_s": 0.0
         });
         assert_eq!(last, expected);
         assert_eq!((&shown["reason"], &shown["ttft_s"]), (&json!("explore"), &Value::Null));

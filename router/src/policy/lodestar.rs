@@ -14,10 +14,13 @@
 //! - `D` is what an answer makes those wait who come while it is decoded: each step is longer by it ([`prospect`]).
 //! - `P = p · (s + o)` is what leaves the cache and must be computed again ([`reuse`]); `o` is the answer's part.
 //!
+//! Where a prefix is often missed, what those who come later gain by another copy is taken off ([`copies`]).
+//!
 //! A server of which little is known gets the benefit of the doubt: its times count for less until samples
 //! are in. Each instance is tried, and a slow one only a few times; one of which the kind is known ([`fleet`]) may wait.
 
 mod caution;
+mod copies;
 mod elsewhere;
 mod fleet;
 mod law;
@@ -37,6 +40,7 @@ use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 use caution::{Arm, COLD_SAMPLES, Caution};
+use copies::Copies;
 use elsewhere::AveragePrompt;
 use fleet::Fleet;
 use law::Work;
@@ -55,7 +59,7 @@ use crate::checkpoint::{CheckpointError, InstanceNames, Learned};
 use crate::decision::{Reason, Terms};
 use crate::event::{InstanceId, Usage};
 use crate::ledger::Reservation;
-use crate::request::{Request, RequestId};
+use crate::request::{BlockHash, Request, RequestId};
 use crate::rng::Rng;
 use crate::time::{Duration, Time};
 use crate::training::{Learning, Model, TrainingJob};
@@ -105,6 +109,7 @@ pub(super) struct Lodestar {
     tail_s: f64,
     residual: Residual,
     reuse: Reuse,
+    copies: Copies,
     caution: Caution,
     /// Decides when the learned choice should not: it has no knob and knows nothing of the above.
     heuristic: Mooncake,
@@ -121,6 +126,8 @@ pub(super) struct Lodestar {
     nearest: Vec<usize>,
     /// The one that was chosen last, and by whom.
     chosen: (Prospect, Works, Arm),
+    /// The last block of the last prompt that anybody holds.
+    prefix: Option<BlockHash>,
 }
 
 impl Lodestar {
@@ -134,6 +141,7 @@ impl Lodestar {
             tail_s: 0.0,
             residual: Residual::new(rng, params.training_percent),
             reuse: Reuse::default(),
+            copies: Copies::default(),
             caution: Caution::default(),
             heuristic: Mooncake::default(),
             rate: 0.0,
@@ -146,6 +154,7 @@ impl Lodestar {
             scores: Vec::new(),
             nearest: Vec::new(),
             chosen: Default::default(),
+            prefix: None,
         }
     }
 
@@ -270,6 +279,11 @@ impl Lodestar {
         let place = Place { features, expected_s, predicted_s: ttft_s, arm };
         server.places.sent();
         server.push(now, reservation.request, serial, constant, place);
+        if let Some(prefix) = self.prefix
+            && prospect.copy_s > 0.0
+        {
+            self.copies.made(prefix);
+        }
         let Server { turnover, capacity_tokens, .. } = server;
         match self.reuse.last_prompt() {
             Some((blocks, tokens)) => turnover.use_blocks(now, blocks, tokens, *capacity_tokens),
@@ -305,6 +319,7 @@ impl Policy for Lodestar {
                 service: duration(prospect.service_s),
                 imposed_delay: duration(prospect.imposed_s),
                 cache_price: duration(prospect.price_s),
+                copy_credit: duration(prospect.credit_s),
             });
         }
         self.prospects = prospects;

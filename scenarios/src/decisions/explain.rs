@@ -119,7 +119,7 @@ fn table(text: &mut String, decision: &Decision, went_to: InstanceId) -> std::fm
         write!(text, "      nine in ten ms")?;
     }
     if has_terms {
-        write!(text, "   wait ms  own ms  others ms  cache ms")?;
+        write!(text, "   wait ms  own ms  others ms  cache ms  copy ms")?;
     }
     writeln!(text, "         score")?;
     for candidate in candidates {
@@ -143,6 +143,7 @@ fn table(text: &mut String, decision: &Decision, went_to: InstanceId) -> std::fm
             let terms = candidate.terms.unwrap_or_default();
             write!(text, "  {:>8.1}  {:>6.1}", ms(terms.wait), ms(terms.service))?;
             write!(text, "  {:>9.1}  {:>8.1}", ms(terms.imposed_delay), ms(terms.cache_price))?;
+            write!(text, "  {:>7.1}", 0.0 - ms(terms.copy_credit))?;
         }
         writeln!(text, "  {:>12.6}", candidate.score)?;
     }

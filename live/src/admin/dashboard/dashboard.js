@@ -146,12 +146,12 @@ function candidates(decision) {
   const total = (terms) => terms.reduce((sum, term) => sum + term, 0);
   const most = Math.max(...listed.map((one) => (one.terms_s ? total(one.terms_s) : 0)), 1e-9);
   const hasTerms = listed.some((one) => one.terms_s);
-  const heads = ["Instance", "Score", "Requests", "Cached", ...(hasTerms ? ["TTFT", "Nine in ten", ...TERMS, ""] : [])];
+  const heads = ["Instance", "Score", "Requests", "Cached", ...(hasTerms ? ["TTFT", "Nine in ten", ...TERMS, "", "less for a copy"] : [])];
   const row = (one) => html("tr", { class: one.chosen ? "chosen" : null }, [
     `${bare(one.instance)}${one.chosen ? " \u2190" : ""}`, places(one.score, 3), count(one.requests), count(one.predicted_cached_tokens),
     ...(hasTerms ? [time(one.ttft_s), one.ttft_range_s ? one.ttft_range_s.map(time).join(" to ") : NONE,
       ...(one.terms_s ?? [null, null, null, null]).map(time),
-      bar((one.terms_s ?? []).map((term, index) => [`t${index}`, term / most]), 110, "")] : []),
+      bar((one.terms_s ?? []).map((term, index) => [`t${index}`, term / most]), 110, ""), time(one.copy_credit_s)] : []),
   ].map((cell) => html("td", {}, cell)));
   const head = (name) => {
     const term = TERMS.indexOf(name);

@@ -29,11 +29,13 @@ pub enum Part {
     Trust,
     /// Waiting for a place in the batch, and for memory.
     Places,
+    /// Another copy of a prefix where that pays.
+    Copies,
 }
 
 impl Part {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 12] = [
         ("network", Self::Network),
         ("delay-of-others", Self::DelayOfOthers),
         ("delay-by-answers", Self::DelayByAnswers),
@@ -45,5 +47,6 @@ impl Part {
         ("late-heads", Self::LateHeads),
         ("trust", Self::Trust),
         ("places", Self::Places),
+        ("copies", Self::Copies),
     ];
 }

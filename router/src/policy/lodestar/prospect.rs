@@ -11,6 +11,7 @@ use super::residual::Features;
 use super::server::{Fade, Server};
 use super::{Eligible, Lodestar, Part, Request, Time, UTILISATION_MAX};
 use crate::fleet::Instance;
+use crate::ledger::Load;
 
 /// Instances that the network is asked about.
 const NEAREST: usize = 4;
@@ -23,6 +24,9 @@ pub(super) struct Prospect {
     /// What those behind it wait longer, and what leaves the cache for it.
     pub(super) imposed_s: f64,
     pub(super) price_s: f64,
+    /// What it would cost less by the law if all of the prefix that anybody holds were there, and what is taken off for that.
+    pub(super) copy_s: f64,
+    pub(super) credit_s: f64,
     /// By the law alone.
     pub(super) expected_s: f64,
     /// Per token of its answer, and what that adds to each of those that decode there already.
@@ -34,6 +38,13 @@ pub(super) struct Prospect {
     pub(super) features: Features,
     pub(super) ttft_s: f64,
     pub(super) range_s: [f64; 2],
+}
+
+impl Prospect {
+    /// What it costs by the law, in times to first token.
+    pub(super) fn law_cost_s(&self) -> f64 {
+        self.expected_s + self.imposed_s + self.price_s
+    }
 }
 
 /// What an instance has to do for a request.
@@ -71,8 +82,9 @@ struct Spot<'a> {
     server: &'a Server,
     law: &'a Law,
     tpot: &'a Law,
-    /// Tokens of its prompt that must be computed there.
+    /// Tokens of its prompt that must be computed there, and if it had all of the prefix that anybody holds.
     uncached_tokens: u32,
+    uncached_by_any_tokens: u32,
 }
 
 /// An answer beside others.
@@ -86,6 +98,12 @@ struct Answer {
     longer_s: f64,
     /// Those beside it.
     decode_requests: f64,
+}
+
+/// Tokens in decode. A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
+fn decode_tokens(load: Load) -> f64 {
+    let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
+    load.context_tokens as f64 * decode_share
 }
 
 /// What those wait longer, in all, who come while an answer is decoded or others are because of it, s.
@@ -129,9 +147,11 @@ impl Lodestar {
         let arrivals_per_prompt = self.rate / prompts_per_s;
         let even = self.rate / glances.len() as f64;
         let average = self.average_prompt.uncached();
+        let hits = (0..glances.len()).map(|index| eligible.prefix_hit_tokens(index));
+        let most_hit_tokens = hits.max().unwrap_or(0);
         prospects.clear();
         prospects.extend(glances.iter().enumerate().map(|(index, glance)| {
-            let spot = self.spot(request, eligible, index);
+            let spot = self.spot(request, eligible, index, most_hit_tokens);
             let followers = Followers {
                 arrivals_per_s: even.max(arrivals_per_prompt * glance.prompts_per_s),
                 average_s: spot.law.secs(&average),
@@ -140,6 +160,27 @@ impl Lodestar {
             self.expect(now, request, &spot, glance.wait_s, &followers)
         }));
         self.glances = glances;
+        self.credit_copies(now, request, eligible, prospects);
+    }
+
+    /// Makes copies cheaper of a prefix that is often missed.
+    fn credit_copies(
+        &mut self,
+        now: Time,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        prospects: &mut [Prospect],
+    ) {
+        let held = (0..eligible.len()).map(|index| eligible.matched_blocks(index)).max();
+        let last = held.unwrap_or(0).checked_sub(1).map(|last| last as usize);
+        self.prefix = last.and_then(|last| request.block_hashes.get(last)).copied();
+        if let Some(prefix) = self.prefix
+            && self.has(Part::Copies)
+        {
+            let lowest = prospects.iter().map(Prospect::law_cost_s).min_by(f64::total_cmp);
+            let instances = eligible.iter().map(|instance| instance.id);
+            self.copies.credit(now, prefix, instances.zip(prospects), lowest.unwrap_or(0.0));
+        }
     }
 
     fn spot<'a>(
@@ -147,16 +188,20 @@ impl Lodestar {
         request: &Request<'_>,
         eligible: &Eligible<'a>,
         index: usize,
+        most_hit_tokens: u32,
     ) -> Spot<'a> {
         let instance = eligible.get(index);
         let server = self.servers.get(instance.id).expect("made for every eligible instance");
+        let uncached_tokens =
+            |hit_tokens| server.trust.uncached_tokens(request.prompt_tokens, hit_tokens);
         let hit_tokens = eligible.prefix_hit_tokens(index);
         Spot {
             instance,
             server,
             law: server.law(&self.fleet),
             tpot: server.tpot(&self.fleet),
-            uncached_tokens: server.trust.uncached_tokens(request.prompt_tokens, hit_tokens),
+            uncached_tokens: uncached_tokens(hit_tokens),
+            uncached_by_any_tokens: uncached_tokens(most_hit_tokens.max(hit_tokens)),
         }
     }
 
@@ -176,20 +221,36 @@ impl Lodestar {
         let expected_s = wait_s + service_s + (1.0 - doubt) * law.secs(&constant);
         let idle = 1.0 - server.utilisation().min(UTILISATION_MAX);
         let Followers { arrivals_per_s, average_s, elsewhere_s } = *followers;
-        let behind_s = shared_wait(wait_s, service_s, average_s, elsewhere_s) + service_s / 2.0;
-        let delay_of_others = arrivals_per_s * service_s * behind_s / idle;
+        let delay_of_others = |service_s: f64| {
+            let behind_s = shared_wait(wait_s, service_s, average_s, elsewhere_s) + service_s / 2.0;
+            self.part(Part::DelayOfOthers, arrivals_per_s * service_s * behind_s / idle)
+        };
         let delay_by_answer = delay_by_answer(&self.answer(request, spot, tpot_s, arrivals_per_s));
-        let residence = server.turnover.residence(now);
+        let price = self.part(Part::CachePrice, self.reuse.price(server.turnover.residence(now)));
         let answer = Work::of_prefill(0, self.mean_answer_tokens as u32, 0.0);
-        let cache_price = self.reuse.price(residence) * (service_s + law.secs(&answer));
+        let copy_s = if spot.uncached_by_any_tokens < spot.uncached_tokens {
+            let uncached_tokens = spot.uncached_by_any_tokens;
+            let copied = Work::of_prefill(
+                request.prompt_tokens,
+                uncached_tokens,
+                decode_tokens(instance.load),
+            );
+            let less_s = service_s - (1.0 - doubt) * law.secs(&copied);
+            (1.0 + price) * less_s + delay_of_others(service_s)
+                - delay_of_others(service_s - less_s)
+        } else {
+            0.0
+        };
         let added = Work::of_decode(1.0, f64::from(request.prompt_tokens), 0.0).without_constant();
         let added_tpot_s = tpot.secs(&added);
         Prospect {
             wait_s,
             service_s,
-            imposed_s: self.part(Part::DelayOfOthers, delay_of_others)
+            imposed_s: delay_of_others(service_s)
                 + self.part(Part::DelayByAnswers, delay_by_answer),
-            price_s: self.part(Part::CachePrice, cache_price),
+            price_s: price * (service_s + law.secs(&answer)),
+            copy_s,
+            credit_s: 0.0,
             expected_s,
             tpot_s: tpot_s + added_tpot_s,
             added_tpot_s,
@@ -205,10 +266,8 @@ impl Lodestar {
     fn works(&self, request: &Request<'_>, spot: &Spot<'_>) -> (Works, f64) {
         let Spot { instance, server, tpot, uncached_tokens, .. } = *spot;
         let load = instance.load;
-        // A decoding request has its prompt in its context; how much of the sum is theirs is not booked.
-        let decode_share = f64::from(load.decode_requests) / f64::from(load.requests.max(1));
         let decode_requests = f64::from(load.decode_requests);
-        let decode_tokens = load.context_tokens as f64 * decode_share;
+        let decode_tokens = decode_tokens(load);
         let decode = Work::of_decode(decode_requests, decode_tokens, server.utilisation());
         let tpot_s = tpot.secs(&decode);
         let newcomer = Newcomer {
@@ -291,7 +350,7 @@ impl Lodestar {
     ) -> (Prospect, Works) {
         let prospect = self.prospects[index];
         let prospect = self.look_closer(now, request, eligible, index, prospect);
-        (prospect, self.works(request, &self.spot(request, eligible, index)).0)
+        (prospect, self.works(request, &self.spot(request, eligible, index, 0)).0)
     }
 
     fn look_closer(
@@ -305,7 +364,7 @@ impl Lodestar {
         if prospect.is_corrected {
             return prospect;
         }
-        let spot = self.spot(request, eligible, index);
+        let spot = self.spot(request, eligible, index, 0);
         let features = self.describe(now, request, &spot, &prospect);
         let correction = self.residual.correct(&features, self.has(Part::Network));
         let expected_s = prospect.expected_s;
@@ -356,13 +415,13 @@ impl Lodestar {
     }
 
     fn cost(&self, prospect: &Prospect) -> f64 {
-        let Prospect { service_s, ttft_s, range_s, imposed_s, price_s, .. } = *prospect;
+        let Prospect { service_s, ttft_s, range_s, imposed_s, price_s, credit_s, .. } = *prospect;
         let Prospect { tpot_s, added_tpot_s, decode_requests, .. } = *prospect;
         let expected = Expected {
             ttft_s,
             range_s,
             service_s,
-            others_ttft_s: imposed_s + price_s,
+            others_ttft_s: imposed_s + price_s - credit_s,
             tpot_s,
             others_tpot_s: added_tpot_s * decode_requests,
             others_stall_s: service_s * decode_requests,
