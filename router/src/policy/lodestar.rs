@@ -183,6 +183,7 @@ impl Lodestar {
             server.forget();
             self.servers.iter_mut().filter(|server| server.is_unchecked()).for_each(Server::forget);
             self.fleet.forget_kinds();
+            self.copies = Copies::default();
             self.residual.forget();
         }
         let forgets = self.has(Part::Drift);

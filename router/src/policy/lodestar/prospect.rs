@@ -27,6 +27,8 @@ pub(super) struct Prospect {
     /// What it would cost less by the law if all of the prefix that anybody holds were there, and what is taken off for that.
     pub(super) copy_s: f64,
     pub(super) credit_s: f64,
+    /// Of the instance, from 0.5 where nothing is known to 0.
+    pub(super) doubt: f64,
     /// By the law alone.
     pub(super) expected_s: f64,
     /// Per token of its answer, and what that adds to each of those that decode there already.
@@ -251,6 +253,7 @@ impl Lodestar {
             price_s: price * (service_s + law.secs(&answer)),
             copy_s,
             credit_s: 0.0,
+            doubt,
             expected_s,
             tpot_s: tpot_s + added_tpot_s,
             added_tpot_s,
