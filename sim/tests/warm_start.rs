@@ -96,7 +96,7 @@ fn assert_harmless([all, _, later]: [f64; 3]) {
 fn what_was_right_saves_the_first_minute() {
     let name = "the same again";
     let ratios = compare(name, &demo(8.0, FAST_FIRST), &demo(8.0, FAST_FIRST));
-    assert!(ratios[1] < 0.97, "{ratios:?}");
+    assert!(ratios[1] < 0.98, "{ratios:?}");
     assert_harmless(ratios);
 }
 
