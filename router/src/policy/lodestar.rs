@@ -130,6 +130,11 @@ pub(super) struct Lodestar {
     prefix: Option<BlockHash>,
 }
 
+/// The highest cost at which exploring looks. The credit of a copy may make the lowest negative, which is near to itself.
+const fn near(lowest: f64) -> f64 {
+    (EXPLORED_COST * lowest).max(lowest)
+}
+
 impl Lodestar {
     pub(super) fn new(params: LodestarParams, rng: Rng) -> Self {
         Self {
@@ -238,7 +243,7 @@ impl Lodestar {
         let arm = self.caution.draw(shares, rng);
         let Choice { index: heuristic, propensity: heuristic_share, .. } =
             self.heuristic.choose(now, request, eligible, rng);
-        let is_near = |score: f64| score <= EXPLORED_COST * lowest;
+        let is_near = |score: f64| score <= near(lowest);
         let near = choice.candidates.iter().filter(|candidate| is_near(candidate.score)).count();
         match arm {
             Arm::Learned => {}
@@ -265,7 +270,7 @@ impl Lodestar {
             + of(shares.heuristic * heuristic_share, choice.index == heuristic)
             + of(shares.explore / near as f64, is_near(score));
         let regret_s = if arm == Arm::Explore { score - lowest } else { 0.0 };
-        self.caution.spend(lowest, regret_s);
+        self.caution.spend(lowest.max(0.0), regret_s);
         arm
     }
 

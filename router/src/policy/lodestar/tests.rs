@@ -145,3 +145,11 @@ fn hits_are_compared_in_the_routers_tokens() {
     let server = policy.servers.get(InstanceId(0)).unwrap();
     assert_eq!(server.trust.uncached_tokens(1000, 800), 200);
 }
+
+#[test]
+fn the_lowest_cost_is_near_to_itself_whatever_its_sign() {
+    for lowest in [-0.3, 0.0, 0.5] {
+        assert!(lowest <= near(lowest));
+    }
+    assert!((near(0.5) - 0.6).abs() < 1e-12);
+}
