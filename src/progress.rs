@@ -57,19 +57,17 @@ impl SweepProgress {
         let best = standing.best.as_ref().map_or_else(String::new, |best| {
             format!(", best so far {} (TTFT x{:.2})", best.policy, best.ratio)
         });
-        self.bar.inc(1);
-        if self.bar.is_hidden() {
-            let (runs, all) = (self.bar.position(), self.bar.length().unwrap_or(0).max(1));
-            if runs * LINES / all > (runs - 1) * LINES / all {
-                let elapsed = self.bar.elapsed();
-                let per_s = runs as f64 / elapsed.as_secs_f64().max(1e-9);
-                let left = HumanDuration(elapsed.mul_f64((all - runs) as f64 / runs as f64));
-                // What a log does not take is no reason to stop.
-                let _ = writeln!(
-                    io::stderr(),
-                    "{runs} of {all} runs{failed}{best}; {per_s:.1} runs/s, {left} left"
-                );
-            }
+        let (runs, all) = (standing.done as u64, standing.total as u64);
+        self.bar.set_position(runs);
+        if self.bar.is_hidden() && runs * LINES / all > (runs - 1) * LINES / all {
+            let elapsed = self.bar.elapsed();
+            let per_s = runs as f64 / elapsed.as_secs_f64().max(1e-9);
+            let left = HumanDuration(elapsed.mul_f64((all - runs) as f64 / runs as f64));
+            // What a log does not take is no reason to stop.
+            let _ = writeln!(
+                io::stderr(),
+                "{runs} of {all} runs{failed}{best}; {per_s:.1} runs/s, {left} left"
+            );
         }
         self.bar.set_message(format!("{failed}{best}"));
     }

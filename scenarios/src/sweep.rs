@@ -187,7 +187,8 @@ impl Sweep {
         self.is_empty
     }
 
-    /// Makes all runs, on `threads` threads or one a core. `on_run` is called after each, from all of them.
+    /// Makes all runs, on `threads` threads or one a core. `on_run` is called after each, from any of
+    /// them but one call after another.
     ///
     /// # Errors
     /// When an item cannot be written. A run that fails is an item that says so, and the others go on.
@@ -231,7 +232,7 @@ impl Sweep {
             };
             let item = Item::new(asked, outcome);
             write_atomically(&item.path(&self.folder), &item.to_json())?;
-            on_run(&tally.add(&item));
+            tally.add(&item, on_run);
             Ok(())
         };
         group.missing.par_iter().try_for_each(run_one)

@@ -50,8 +50,8 @@ impl Tally {
         Self { total, baseline: baseline.to_owned(), state: Mutex::default() }
     }
 
-    /// Takes note of a run.
-    pub(super) fn add(&self, item: &Item) -> Standing {
+    /// Takes note of a run and tells, one run after another: what is told counts up by one.
+    pub(super) fn add(&self, item: &Item, on_run: &(dyn Fn(&Standing) + Sync)) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.done += 1;
         state.failed += usize::from(item.measured().is_none());
@@ -63,7 +63,7 @@ impl Tally {
             means.insert(item.policy.clone(), ttft.mean);
         }
         let State { done, failed, .. } = *state;
-        Standing { total: self.total, done, failed, best: state.best(&self.baseline) }
+        on_run(&Standing { total: self.total, done, failed, best: state.best(&self.baseline) });
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lodestar_router::Information;
 use lodestar_scenarios::scenario::Scenario;
@@ -31,10 +32,14 @@ fn options(shard: &str) -> SweepOptions {
     }
 }
 
-/// Runs it and returns how many runs that were.
+/// Runs it and returns how many runs that were. They are told one after another.
 fn sweep(options: &SweepOptions, threads: usize, folder: &Path) -> Result<usize, SweepError> {
     let sweep = Sweep::new(scenario(), options, folder)?;
-    sweep.run(NonZeroUsize::new(threads), &|_| ())?;
+    let told = AtomicUsize::new(0);
+    sweep.run(NonZeroUsize::new(threads), &|standing| {
+        assert_eq!(standing.done, told.fetch_add(1, Ordering::Relaxed) + 1);
+    })?;
+    assert_eq!(told.into_inner(), sweep.total());
     Ok(sweep.total())
 }
 
