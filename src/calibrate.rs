@@ -202,10 +202,10 @@ fn steps(args: &StepsArgs) -> anyhow::Result<()> {
         .with_context(|| format!("{} cannot be fitted", args.log.display()))?;
     let mut out = io::stdout().lock();
     let (rows, outliers, error) = (samples.len(), fitted.outliers(), fitted.error_percent);
-    writeln!(out, "{rows} steps, {outliers} of them set aside as outliers")?;
+    writeln!(out, "{rows} steps, {outliers} of them set aside as outliers by the fit")?;
     writeln!(
         out,
-        "error of the others: mean {:.2} %, p95 {:.2} %, max {:.1} %",
+        "error of all of them: mean {:.2} %, p95 {:.2} %, max {:.1} %",
         error.mean, error.p95, error.max
     )?;
     conclude(&mut out, &args.profile, &header, &fitted, &fitted)

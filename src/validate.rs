@@ -236,7 +236,8 @@ fn print(args: &ValidateArgs, log: &MeasuredLog, assessment: &Assessment) -> io:
 
 /// The table of errors of each latency.
 pub(crate) fn write_errors(out: &mut impl Write, validation: &Validation) -> io::Result<()> {
-    let header = ["measured", "simulated", "bias", "R2", "corr", "median err", "p95 err"];
+    let header =
+        ["measured", "simulated", "bias", "R2", "corr", "median err", "mean", "p95", "max"];
     write!(out, "{:<6}", "")?;
     for name in header {
         write!(out, "{name:>13}")?;
@@ -252,13 +253,15 @@ pub(crate) fn write_errors(out: &mut impl Write, validation: &Validation) -> io:
 fn write_row(out: &mut impl Write, name: &str, errors: &ErrorStatistics) -> io::Result<()> {
     writeln!(
         out,
-        "{name:<6}{:>10.1} ms{:>10.1} ms{:>11.1} %{:>13.3}{:>13.3}{:>11.1} %{:>11.1} %",
+        "{name:<6}{:>10.1} ms{:>10.1} ms{:>11.1} %{:>13.3}{:>13.3}{:>11.1} %{:>11.1} %{:>11.1} %{:>11.1} %",
         errors.measured_mean_ms,
         errors.simulated_mean_ms,
         100.0 * errors.mean_bias(),
         errors.r2,
         errors.correlation,
         100.0 * errors.median_error,
-        100.0 * errors.p95_error
+        100.0 * errors.mean_error,
+        100.0 * errors.p95_error,
+        100.0 * errors.max_error
     )
 }

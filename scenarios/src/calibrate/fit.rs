@@ -37,7 +37,7 @@ pub struct Fit {
     pub table: Option<LinearTable>,
     /// Every coefficient, in the order of the formula.
     pub estimates: Vec<Estimate>,
-    /// Over the rows that were not set aside.
+    /// Over all rows, those set aside included: the law has them wrong, whoever is to blame.
     pub error_percent: ErrorPercent,
     /// Rows, in their order.
     pub residuals: Vec<Residual>,
@@ -289,10 +289,9 @@ fn estimate(
     Estimate { coefficient, value, origin }
 }
 
-/// Of the rows that were not set aside.
 fn error_of(residuals: &[Residual]) -> ErrorPercent {
-    let kept = residuals.iter().filter(|residual| !residual.is_outlier);
-    let mut percents: Vec<f64> = kept.map(|residual| residual.percent().abs()).collect();
+    let mut percents: Vec<f64> =
+        residuals.iter().map(|residual| residual.percent().abs()).collect();
     percents.sort_by(f64::total_cmp);
     ErrorPercent {
         mean: percents.iter().sum::<f64>() / percents.len() as f64,

@@ -16,10 +16,14 @@ pub struct ErrorStatistics {
     pub r2: f64,
     /// Pearson's correlation coefficient.
     pub correlation: f64,
-    /// Median of `|simulated / measured - 1|`.
+    /// Mean of `|simulated / measured - 1|`.
+    pub mean_error: f64,
+    /// Median of the same.
     pub median_error: f64,
     /// 95th percentile of the same.
     pub p95_error: f64,
+    /// The largest of them.
+    pub max_error: f64,
 }
 
 impl ErrorStatistics {
@@ -48,8 +52,10 @@ impl ErrorStatistics {
             simulated_mean_ms,
             r2: 1.0 - sse / sst,
             correlation: covariance / (sst * ssx).sqrt(),
+            mean_error: errors.iter().sum::<f64>() / count,
             median_error: quantile(&errors, 0.5),
             p95_error: quantile(&errors, 0.95),
+            max_error: quantile(&errors, 1.0),
         })
     }
 
@@ -76,8 +82,10 @@ mod tests {
         // SST = 46,666.7 about the mean of 233.3; SSE = 200.
         assert!((errors.r2 - (1.0 - 200.0 / 46_666.666_667)).abs() < 1e-9);
         assert!((errors.correlation - 0.998_008).abs() < 1e-5, "{}", errors.correlation);
+        assert!((errors.mean_error - 0.05).abs() < 1e-12);
         assert!((errors.median_error - 0.05).abs() < 1e-12);
         assert!((errors.p95_error - 0.095).abs() < 1e-12);
+        assert!((errors.max_error - 0.1).abs() < 1e-12);
         assert!(errors.mean_bias().abs() < 1e-12);
         assert_eq!(ErrorStatistics::of(&[]), None);
     }
