@@ -48,7 +48,7 @@ pub enum CheckpointError {
 
 impl Checkpoint {
     /// Of what the fields mean. Raised when a feature, a coefficient or a unit changes, even if all names stay.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     pub(crate) const fn new(learned: Learned) -> Self {
         Self { version: Self::VERSION, learned }

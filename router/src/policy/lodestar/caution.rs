@@ -7,6 +7,8 @@
 //!
 //! Requests are assigned by lot, so the two groups differ in nothing else, and their times can be compared: if the learned
 //! choice loses with confidence, the heuristic takes over, and the learned choice becomes the small group until it does not lose any more.
+//! Each time of the small group is compared with the last ones of the other. Its own last ones may be of an hour ago, when less was
+//! asked for: where queues grow, the mean of the last hundred of either group says who came later (up to 1.7 times as slow on overloaded A30).
 //! Logarithms are compared: one wild time must not decide.
 
 use serde::{Deserialize, Serialize};
@@ -33,12 +35,14 @@ const REGRET_SHARE: f64 = 0.005;
 /// Standard errors by which the learned choice must lose to step back, and below which it returns.
 const STEP_BACK: f64 = 3.0;
 const RETURN: f64 = 1.5;
-/// Times in each group before they are compared.
+/// Comparisons before there is a verdict.
 const COMPARED: f64 = 30.0;
-/// Times of each group that count after a restart.
+/// Comparisons that count after a restart.
 const RECALLED: f64 = 4.0;
-/// Times that a group remembers.
+/// Comparisons that are remembered.
 const REMEMBERED: f64 = 100.0;
+/// Times of the large group with which one of the small group is compared.
+const LAST: f64 = 16.0;
 
 /// Who decides about a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +64,7 @@ pub(super) struct Shares {
     pub(super) explore: f64,
 }
 
-/// Mean and variance of logarithms of times, the last ones above all.
+/// Mean and variance of the last values above all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tally {
@@ -70,8 +74,9 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, value: f64) {
-        self.count = (self.count + 1.0).min(REMEMBERED);
+    /// Adds a value to the last `remembered` ones.
+    fn add(&mut self, value: f64, remembered: f64) {
+        self.count = (self.count + 1.0).min(remembered);
         let weight = 1.0 / self.count;
         let difference = value - self.mean;
         self.mean += weight * difference;
@@ -87,8 +92,10 @@ fn is_finite_and_not_negative(number: &f64) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Caution {
-    learned: Tally,
-    heuristic: Tally,
+    /// Logarithms of the large group's times.
+    usual: Tally,
+    /// By how much the learned choice took longer, in logarithms, for each of the small group.
+    lost: Tally,
     stepped_back: bool,
     /// Mean absolute logarithm of actual over predicted.
     log_error: f64,
@@ -100,9 +107,8 @@ impl Caution {
     /// As it is after a restart: who decides stays, the reasons have to come again.
     pub(super) fn recalled(&self) -> Self {
         let mut recalled = self.clone();
-        for tally in [&mut recalled.learned, &mut recalled.heuristic] {
-            tally.count = tally.count.min(RECALLED);
-        }
+        recalled.usual = Tally::default();
+        recalled.lost.count = recalled.lost.count.min(RECALLED);
         recalled
     }
 
@@ -112,8 +118,8 @@ impl Caution {
             tally.mean.is_finite()
                 && [tally.count, tally.variance].iter().all(is_finite_and_not_negative)
         };
-        of_tally(&self.learned)
-            && of_tally(&self.heuristic)
+        of_tally(&self.usual)
+            && of_tally(&self.lost)
             && [self.log_error, self.expected_s, self.regret_s]
                 .iter()
                 .all(is_finite_and_not_negative)
@@ -174,21 +180,23 @@ impl Caution {
         let ln = |secs: f64| libm::log(secs.max(1e-3));
         let error = (ln(actual_s) - ln(predicted_s)).abs();
         self.log_error += ERROR_WEIGHT * (error - self.log_error);
-        match arm {
-            Arm::Learned => self.learned.add(ln(actual_s)),
-            Arm::Heuristic => self.heuristic.add(ln(actual_s)),
-            Arm::Explore => return,
+        let longer = ln(actual_s) - self.usual.mean;
+        match (arm, self.stepped_back) {
+            (Arm::Explore, _) => return,
+            (Arm::Learned, false) | (Arm::Heuristic, true) => {
+                return self.usual.add(ln(actual_s), LAST);
+            }
+            _ if self.usual.count < LAST => return,
+            (Arm::Heuristic, false) => self.lost.add(-longer, REMEMBERED),
+            (Arm::Learned, true) => self.lost.add(longer, REMEMBERED),
         }
-        let (learned, heuristic) = (self.learned, self.heuristic);
-        if learned.count < COMPARED || heuristic.count < COMPARED {
-            return;
-        }
-        let variance = learned.variance / learned.count + heuristic.variance / heuristic.count;
-        let lost = (learned.mean - heuristic.mean) / variance.max(1e-12).sqrt();
-        if !self.stepped_back && lost > STEP_BACK || self.stepped_back && lost < RETURN {
+        let Tally { count, mean, variance } = self.lost;
+        let lost = mean / (variance / count).max(1e-12).sqrt();
+        let turns = if self.stepped_back { lost < RETURN } else { lost > STEP_BACK };
+        if count >= COMPARED && turns {
             self.stepped_back = !self.stepped_back;
             // The next verdict is on new evidence.
-            (self.learned, self.heuristic) = Default::default();
+            (self.usual, self.lost) = Default::default();
         }
     }
 }
@@ -217,6 +225,16 @@ mod tests {
         assert!(shares.learned <= PROBE_SHARE + 1e-12 && shares.heuristic > 0.8, "{shares:?}");
         serve(&mut caution, 6000, 0.1, 0.1);
         assert!(!caution.has_stepped_back());
+    }
+
+    #[test]
+    fn a_queue_that_grows_is_nobodys_fault() {
+        let mut caution = Caution::default();
+        for round in 0..400 {
+            let waves_s = 0.1 * f64::from(1 + 20 * (round / 40)) * f64::from(1 + round % 40);
+            serve(&mut caution, 500, waves_s, waves_s);
+            assert!(!caution.has_stepped_back(), "round {round}");
+        }
     }
 
     #[test]
