@@ -370,7 +370,7 @@ impl PolicyConfig {
                 "consistent hashing of the prompt's first 256 tokens, with bounded load"
             }
             Self::SessionAffinity => {
-                "where the session went before; a new one to the fewest requests in flight"
+                "where the session went before; a new one to the fewest sessions"
             }
             Self::LeastTokens => "the fewest prompt and output tokens in flight",
             Self::LeastLatency => "the lowest latency per token of the last ten responses",

@@ -76,6 +76,8 @@ pub enum Reason {
     RoundRobin,
     /// Fewest requests in flight.
     LeastRequests,
+    /// Fewest sessions.
+    LeastSessions,
     /// Fewer requests in flight, of two drawn.
     PowerOfTwo,
     /// Lowest KV cache usage.
@@ -119,6 +121,7 @@ impl Reason {
             Self::Random => "random",
             Self::RoundRobin => "round-robin",
             Self::LeastRequests => "least-requests",
+            Self::LeastSessions => "least-sessions",
             Self::PowerOfTwo => "power-of-two",
             Self::LeastKv => "least-kv",
             Self::PrefixHit => "prefix-hit",
@@ -175,6 +178,7 @@ mod tests {
             Reason::Random,
             Reason::RoundRobin,
             Reason::LeastRequests,
+            Reason::LeastSessions,
             Reason::PowerOfTwo,
             Reason::LeastKv,
             Reason::PrefixHit,

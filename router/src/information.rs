@@ -211,13 +211,12 @@ impl Sources {
             }
             // AIBrix reads vLLM's gauge of running requests.
             PolicyConfig::Vtc => Self::scraped(FAST_SCRAPE, PrefixSource::None),
-            // LiteLLM remembers responses and looks at nothing else.
-            PolicyConfig::LeastLatency => Self::no_load(PrefixSource::None),
-            // vllm-router counts for itself.
-            PolicyConfig::SessionAffinity | PolicyConfig::LeastTokens => {
-                Self::in_flight(PrefixSource::None)
+            // LiteLLM remembers responses, vllm-router sessions, and they look at nothing else.
+            PolicyConfig::LeastLatency | PolicyConfig::SessionAffinity => {
+                Self::no_load(PrefixSource::None)
             }
-            // Lodestar's own.
+            // Nobody's.
+            PolicyConfig::LeastTokens => Self::in_flight(PrefixSource::None),
             PolicyConfig::JoinShortestWork => Self::in_flight(PrefixSource::CapacityAware),
             // It books what it sends, and scrapes to see what other routers send.
             PolicyConfig::Lodestar(_) => Self {
@@ -331,7 +330,7 @@ llm-d-predicted: own counts, scrape every 50 ms, own routing in blocks of 64, as
 dynamo: own counts, KV events
 production-stack: no counts, own routing in blocks of 32, never evicted
 bounded-hash: own counts
-session-affinity: own counts
+session-affinity: no counts
 least-tokens: own counts
 least-latency: no counts
 vtc: scraped counts, scrape every 50 ms

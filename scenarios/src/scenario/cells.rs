@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lodestar_router::Duration;
+use lodestar_router::{Duration, PolicyConfig};
 use lodestar_sim::{InvalidPlan, PlannedEvent};
 use lodestar_traces::{Arrival, WorkloadConfig};
 
@@ -258,8 +258,7 @@ impl Origins<'_> {
         entries: Option<Vec<toml::Value>>,
     ) -> Result<Vec<Contender>, ScenarioError> {
         let Some(entries) = entries else {
-            let names = lodestar_router::PolicyConfig::NAMES.map(str::to_owned);
-            return super::contenders(&names, &[]);
+            return super::contenders(&all_policies(), &[]);
         };
         if entries.is_empty() {
             return Err(self.invalid("policies", "is empty: leave it out to compare all"));
@@ -410,4 +409,14 @@ fn digest(mut table: toml::Table) -> String {
         table.remove(key);
     }
     sha256(&serde_json::to_vec(&table).expect("TOML fits into JSON"))
+}
+
+/// Every policy, by name: no threshold of `prefix-hit-threshold` is right everywhere, so there are the four that its authors measured.
+fn all_policies() -> Vec<String> {
+    const THRESHOLD: &str = "prefix-hit-threshold";
+    let with_thresholds = |name: &'static str| match name {
+        THRESHOLD => [20, 40, 60, 80].map(|percent| format!("{name}-{percent}")).to_vec(),
+        _ => vec![name.to_owned()],
+    };
+    PolicyConfig::NAMES.into_iter().flat_map(with_thresholds).collect()
 }
