@@ -117,7 +117,7 @@ impl Agreement {
     /// As a table for a terminal.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "{:<34} {:<18} {:>9} {:>9}   {:>9} {:>9}   {:>8}\n",
+            "{:<34} {:<25} {:>9} {:>9}   {:>9} {:>9}   {:>8}\n",
             "TTFT ms", "policy", "measured", "simulated", "P99 meas.", "P99 sim.", "Spearman"
         );
         let show = |value: Option<f64>, decimals: usize| {
@@ -127,7 +127,7 @@ impl Agreement {
             for (index, Pair { policy, measured, simulated }) in cell.pairs.iter().enumerate() {
                 let first = index == 0;
                 let line = format!(
-                    "{:<34} {policy:<18} {:>9} {:>9}   {:>9} {:>9}   {:>8}",
+                    "{:<34} {policy:<25} {:>9} {:>9}   {:>9} {:>9}   {:>8}",
                     if first { cell.cell.as_str() } else { "" },
                     show(measured.map(|m| m.0), 0),
                     show(simulated.map(|s| s.0), 0),
