@@ -27,7 +27,7 @@ ENDED = "ended"
 
 
 def sweep_shard(binary: bytes, scenario: str, text: bytes | None, shard: str, options: list[str]):
-    """Runs one shard; returns its runs as a tar archive, and what it said if it went wrong."""
+    """Runs one shard; returns its runs, and which there are to be, as a tar archive, and what it said if it went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         program = root / "lodestar"
@@ -40,8 +40,9 @@ def sweep_shard(binary: bytes, scenario: str, text: bytes | None, shard: str, op
         run = subprocess.run([*command, *options], capture_output=True, text=True)
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-            if (root / "out" / "runs").exists():
-                tar.add(root / "out" / "runs", "runs")
+            for name in ("runs", "planned.json"):
+                if (root / "out" / name).exists():
+                    tar.add(root / "out" / name, name)
         return archive.getvalue(), run.returncode, run.stderr
 
 
@@ -96,9 +97,7 @@ def main() -> int:
         print(f"{done} of {args.shards} shards{problem}", file=sys.stderr)
     if worst > 1:
         return worst
-    # A shard of more than there are cells and seeds has no runs.
-    with_runs = [folder for folder in folders.values() if (folder / "runs").exists()]
-    merge = [args.binary.resolve(), "merge", *with_runs, "--out", args.out]
+    merge = [args.binary.resolve(), "merge", *folders.values(), "--out", args.out]
     # Shards know the scenario's baseline only.
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--baseline")

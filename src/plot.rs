@@ -34,9 +34,14 @@ pub(crate) fn run(args: &PlotArgs) -> anyhow::Result<()> {
     announce(folder)
 }
 
-/// Draws a sweep's report.
+/// Draws a sweep's report. What is missing of the sweep is no error, since it may be still to come.
 pub(crate) fn draw_sweep(folder: &Path, baseline: Option<&str>) -> anyhow::Result<()> {
-    Ok(lodestar_plots::sweep_report(&Overview::read(folder, baseline)?, folder)?)
+    let overview = Overview::read(folder, baseline)?;
+    lodestar_plots::sweep_report(&overview, folder)?;
+    if let Some(note) = overview.extent.note() {
+        writeln!(io::stderr(), "note: {note}")?;
+    }
+    Ok(())
 }
 
 /// Says where a report is.

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
-use lodestar_scenarios::scenario::read_scenario;
+use lodestar_scenarios::scenario::{MAX_SEEDS, read_scenario};
 use lodestar_scenarios::sweep::{Merged, Shard, Sweep, SweepOptions, merge, write_tables};
 
 use crate::progress::SweepProgress;
@@ -19,7 +19,7 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_delimiter = ',')]
     policies: Vec<String>,
     /// Runs of each cell and policy, with the seeds 1 to N [default: the scenario's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_SEEDS))]
     seeds: Option<u64>,
     /// Run the K-th of N parts, such as 3/16; `lodestar merge` puts them together
     #[arg(long, value_name = "K/N", default_value = "1/1")]
@@ -96,13 +96,6 @@ fn default_folder(name: &str) -> anyhow::Result<PathBuf> {
 pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {
     let baseline = args.baseline.as_deref();
     let merged = merge(&args.folders, &args.out, baseline)?;
-    if merged.missing > 0 {
-        let missing = merged.missing;
-        writeln!(
-            io::stderr(),
-            "note: {missing} runs are missing that others of the same cell, policy or seed suggest: shards that are not here yet?"
-        )?;
-    }
     finish(&args.out, baseline, &merged)
 }
 

@@ -22,6 +22,11 @@ name = "gone"
 trace = "gone.jsonl"
 "#;
 
+/// The first workload alone.
+fn scenario_that_works() -> &'static str {
+    SCENARIO.split("\n[[workload]]\nname = \"gone\"").next().expect("a first part")
+}
+
 fn sweep(folder: &Path, more: &[&str]) -> Output {
     let scenario = folder.join("s.toml");
     fs::write(&scenario, SCENARIO).expect("written");
@@ -85,6 +90,7 @@ fn what_cannot_start_is_exit_code_2_and_leaves_nothing() {
         (["--baseline", "least-kv"], "the baseline least-kv is not among the policies"),
         (["--shard", "3/2"], "`3/2` is not a shard"),
         (["--seeds", "0"], "invalid value '0'"),
+        (["--seeds", "99999999999"], "99999999999 is not in 1..=10000"),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let output = sweep(folder.path(), &wrong);
@@ -93,6 +99,32 @@ fn what_cannot_start_is_exit_code_2_and_leaves_nothing() {
         assert!(said.contains(answer), "{said}");
         assert!(!folder.path().join("out").exists(), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_merge_without_a_shard_says_what_is_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lodestar = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lodestar"));
+        command.current_dir(folder.path()).args(arguments).output().expect("it starts")
+    };
+    fs::write(folder.path().join("s.toml"), scenario_that_works()).expect("written");
+    for (shard, out) in [("1/3", "sh1"), ("3/3", "sh3")] {
+        lodestar(&["sweep", "s.toml", "--seeds", "3", "--shard", shard, "--out", out]);
+    }
+    let output = lodestar(&["merge", "sh1", "sh3", "--out", "m"]);
+    assert!(output.status.success());
+    let note = "4 of 6 runs; missing: a100-2--share9--own-rate/prefix-cache/2, \
+                a100-2--share9--own-rate/random/2";
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said, format!("note: {note}\n"));
+    let page = fs::read_to_string(folder.path().join("m/report.html")).expect("a report");
+    assert!(page.contains(note) && page.contains("1, 3 of 1 to 3"), "the report does not say it");
+
+    let output = lodestar(&["merge", "s.toml", "--out", "other"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("s.toml is not a folder: check the path"), "{said}");
 }
 
 #[test]
@@ -169,8 +201,7 @@ fn shards_on_ray_are_one_sweep_and_go_on_where_they_ended() {
         return writeln!(io::stdout(), "SKIPPED: no python3 with ray").expect("it is read");
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let scenario = SCENARIO.split("\n[[workload]]\nname = \"gone\"").next().expect("a first part");
-    fs::write(folder.path().join("s.toml"), scenario).expect("written");
+    fs::write(folder.path().join("s.toml"), scenario_that_works()).expect("written");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/sweep_on_ray.py");
     let on_ray = |seeds: &str| {
         let mut python = Command::new("python3");

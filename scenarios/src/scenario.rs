@@ -12,7 +12,7 @@ mod event;
 mod file;
 mod find;
 
-pub use cells::Cell;
+pub use cells::{Cell, MAX_SEEDS};
 pub use contender::{Contender, Kind, Runner, Yardstick, contenders};
 pub use content::{Content, Origin};
 pub use error::ScenarioError;

@@ -15,6 +15,7 @@ mod measure;
 mod merge;
 mod over_cells;
 mod overview;
+mod planned;
 mod prepared;
 mod progress;
 mod published;
@@ -43,6 +44,7 @@ pub use measure::Measured;
 pub use merge::{Merged, comparison_of, merge, write_tables};
 pub use over_cells::{PolicySummary, Verdicts};
 pub use overview::Overview;
+pub use planned::Extent;
 pub use progress::{Leader, Standing};
 pub use published::{Agreement, CellAgreement, Pair, Published, read_published};
 pub use saturate::{Knee, SaturateError, saturate};
@@ -52,6 +54,7 @@ use crate::digest::executable_sha256;
 use crate::scenario::{Cell, Contender, Scenario, ScenarioError};
 use consistency::Consistency;
 use item::{Asked, item_path, item_paths, write_atomically};
+use planned::Planned;
 use prepared::Prepared;
 use progress::Tally;
 
@@ -146,7 +149,9 @@ impl Sweep {
             executable_sha256().map_err(|(path, source)| SweepError::Read { path, source })?;
         let expected = Consistency::of_sweep(&scenario, &contenders, &executable_sha256);
         let done = done(folder, expected, options.resume)?;
-        let seeds = 1..=options.seeds.unwrap_or(scenario.seeds);
+        let seeds = options.seeds.unwrap_or(scenario.seeds);
+        let planned = Planned::of(&scenario, &contenders, seeds);
+        let seeds = 1..=seeds;
         let all = (0..scenario.cells.len()).flat_map(|cell| seeds.clone().map(move |s| (cell, s)));
         let mut total = 0;
         let mut is_empty = true;
@@ -163,8 +168,7 @@ impl Sweep {
             }
         }
         // A folder nobody can write to is found now.
-        std::fs::create_dir_all(folder)
-            .map_err(|source| SweepError::Write { path: folder.to_owned(), source })?;
+        write_planned(planned, folder, options.resume)?;
         Ok(Self {
             executable_sha256,
             scenario,
@@ -251,6 +255,16 @@ impl CellIdentity {
             router_replicas: cell.router_replicas,
         }
     }
+}
+
+/// Before the first run: whoever finds the folder after an interrupt knows what is missing.
+fn write_planned(planned: Planned, folder: &Path, resume: bool) -> Result<(), SweepError> {
+    let earlier = if resume { Planned::read(folder)? } else { None };
+    let both = match &earlier {
+        Some(earlier) => planned.with(earlier),
+        None => Some(planned),
+    };
+    both.ok_or_else(|| SweepError::OtherCells(folder.to_owned()))?.write(folder)
 }
 
 /// The runs that need not be made again: those of this scenario that ended.

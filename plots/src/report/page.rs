@@ -87,6 +87,7 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
     seeds.sort_unstable();
     seeds.dedup();
     let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    let extent = &overview.extent;
     let failed = overview.items.iter().filter(|item| item.measured().is_none()).count();
     let mut policies: Vec<&str> = overview.summary.iter().map(|row| row.policy.as_str()).collect();
     policies.sort_unstable();
@@ -98,12 +99,19 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
             dd {
                 (overview.items.len() - failed) " finished"
                 @if failed > 0 { ", " strong { (failed) " failed" } }
+                @if let Some(note) = extent.note() { ": " strong { (note) } }
             }
-            dt { "Cells" } dd { (view.cells.len()) }
+            dt { "Cells" } dd {
+                (view.cells.len())
+                @if view.cells.len() < extent.cells { " of " (extent.cells) }
+            }
             dt { "Policies" } dd { (policies.join(", ")) }
             dt { "Baseline" } dd { (overview.baseline) }
             dt { "Information" } dd { (first.information.as_str()) }
-            dt { "Seeds" } dd { (seeds.join(", ")) }
+            dt { "Seeds" } dd {
+                (seeds.join(", "))
+                @if (seeds.len() as u64) < extent.seeds { " of 1 to " (extent.seeds) }
+            }
             dt { "Version" } dd {
                 "Lodestar " (first.lodestar_version)
                 @if !first.executable_sha256.is_empty() {

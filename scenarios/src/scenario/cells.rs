@@ -22,6 +22,9 @@ use crate::sweep::{Published, read_published};
 /// Most routers in front of a fleet: beyond it a number is a typing error.
 const MAX_ROUTERS: u32 = 64;
 
+/// Most seeds of a sweep: beyond it a number is a typing error.
+pub const MAX_SEEDS: u64 = 10_000;
+
 /// One fleet with one workload at one rate, behind some routers.
 #[derive(Clone, Debug)]
 pub struct Cell {
@@ -60,8 +63,9 @@ impl Origins<'_> {
         let contenders = self.contenders(file.policies.clone())?;
         let published =
             file.measured.as_deref().map_or(Ok(Vec::new()), |path| self.published(path))?;
-        if file.seeds == 0 {
-            return Err(self.invalid("seeds", "is 0: a sweep needs at least one"));
+        if !(1..=MAX_SEEDS).contains(&file.seeds) {
+            let complaint = format!("is {}, expected 1 to {MAX_SEEDS}", file.seeds);
+            return Err(self.invalid("seeds", complaint));
         }
         if file.workloads.is_empty() {
             return Err(self.invalid("workload", "is empty: add a [[workload]]"));

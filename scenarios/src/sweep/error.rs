@@ -29,6 +29,19 @@ pub enum SweepError {
     /// Nothing to make tables of.
     #[error("{0} holds no runs of a sweep (no runs/<cell>/<policy>/<seed>.json)")]
     NoItems(String),
+    /// Not something that a sweep leaves.
+    #[error("{} is not a folder: check the path", .0.display())]
+    NotAFolder(PathBuf),
+    /// Runs of which nobody knows whether they are all.
+    #[error(
+        "{} has runs but no planned.json, which says which there should be: copy it from where the runs are from, \
+         or run the sweep with --resume",
+        .0.display()
+    )]
+    NotPlanned(PathBuf),
+    /// Another scenario was swept there.
+    #[error("{}/planned.json has other cells: it is of another scenario; name another folder", .0.display())]
+    OtherCells(PathBuf),
     /// A file that cannot be read.
     #[error("cannot read {path}")]
     Read {

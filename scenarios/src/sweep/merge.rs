@@ -1,6 +1,6 @@
 //! From item files to tables: of one sweep, or of the shards of one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use super::error::SweepError;
 use super::figures::Figures;
 use super::item::{Item, ItemOutcome, item_paths, write_atomically};
 use super::over_cells::{PolicySummary, summarise};
+use super::planned::Planned;
 use super::results;
 use super::series::Series;
 use super::text;
@@ -30,8 +31,6 @@ pub struct Merged {
     pub summary: Vec<PolicySummary>,
     /// The runs that failed: their files, and why.
     pub failed: Vec<(PathBuf, String)>,
-    /// How many more there would be if every cell up to the last had every policy and seed that is anywhere.
-    pub missing: usize,
     baseline: String,
 }
 
@@ -45,7 +44,7 @@ impl Merged {
 /// Copies the items of all folders into one, and writes its tables.
 ///
 /// # Errors
-/// When items are damaged or of different sweeps, or something cannot be written.
+/// When items are damaged or of different sweeps, a folder is not that of a sweep, or something cannot be written.
 pub fn merge(
     folders: &[PathBuf],
     out: &Path,
@@ -58,18 +57,37 @@ pub fn merge(
     // All is read before anything is written.
     let mut chosen: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     let mut consistency = Consistency::default();
+    let mut planned: Option<Planned> = None;
     for folder in &sources {
-        let paths = item_paths(folder)?;
-        // A shard of more than there are cells and seeds leaves an empty folder.
-        if !folder.exists() && folder != out {
-            return Err(SweepError::NoItems(folder.display().to_string()));
+        if !folder.is_dir() && folder != out {
+            return Err(SweepError::NotAFolder(folder.clone()));
         }
+        let paths = item_paths(folder)?;
+        let of_folder = Planned::read(folder)?;
+        match (&of_folder, paths.is_empty()) {
+            (None, true) if folder == out => continue,
+            (None, true) => return Err(SweepError::NoItems(folder.display().to_string())),
+            (None, false) => return Err(SweepError::NotPlanned(folder.clone())),
+            // A shard of more than there are cells and seeds has no runs.
+            (Some(_), _) => {}
+        }
+        planned = match (planned, of_folder) {
+            (Some(all), Some(of_folder)) => {
+                Some(all.with(&of_folder).ok_or_else(|| SweepError::OtherCells(folder.clone()))?)
+            }
+            (all, of_folder) => all.or(of_folder),
+        };
         for path in paths {
             let item = Item::read(&path)?;
             consistency.check(&path, &item)?;
             choose(&mut chosen, item.path(out), path, &item)?;
         }
     }
+    let (Some(planned), false) = (planned, chosen.is_empty()) else {
+        let names: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        return Err(SweepError::NoItems(names.join(", ")));
+    };
+    planned.write(out)?;
     for (target, source) in &chosen {
         if target != source {
             let bytes = fs::read(source)
@@ -122,15 +140,7 @@ pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, Swe
         digests += &format!("{}  {name}\n", sha256(&table));
     }
     write_atomically(&folder.join(DIGESTS), digests.as_bytes())?;
-    let missing = missing(&items, failed.len());
-    Ok(Merged { comparison, summary, failed, missing, baseline })
-}
-
-fn missing(items: &[Item], failed: usize) -> usize {
-    let policies: BTreeSet<&str> = items.iter().map(|item| item.policy.as_str()).collect();
-    let seeds: BTreeSet<u64> = items.iter().map(|item| item.seed).collect();
-    let cells = items.iter().map(|item| item.cell.index as usize + 1).max().unwrap_or(0);
-    (cells * seeds.len() * policies.len()).saturating_sub(items.len() + failed)
+    Ok(Merged { comparison, summary, failed, baseline })
 }
 
 /// Whom to compare with: `asked`, or else the scenario's.

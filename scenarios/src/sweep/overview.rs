@@ -12,6 +12,7 @@ use super::item::{CellIdentity, Item, ItemOutcome};
 use super::measure::Measured;
 use super::merge::{DIGESTS, PARQUET, baseline_of, read_sorted};
 use super::over_cells::{PolicySummary, summarise};
+use super::planned::{Extent, Planned};
 use super::series::Series;
 use crate::digest::sha256;
 use crate::scenario::{Runner, scenario_names};
@@ -30,7 +31,9 @@ pub struct Overview {
     pub summary: Vec<PolicySummary>,
     /// The policy with which the others are compared.
     pub baseline: String,
-    /// The command that makes these runs.
+    /// How much of the sweep there is.
+    pub extent: Extent,
+    /// The command that makes all of it.
     pub command: String,
 }
 
@@ -38,7 +41,8 @@ impl Overview {
     /// Reads a sweep's folder, finished or not; the scenario's baseline unless there is another.
     ///
     /// # Errors
-    /// When there are no runs, a file is damaged or of another sweep, or the baseline is not among them.
+    /// When there are no runs or nothing says which there should be, a file is damaged or of another sweep, or the baseline
+    /// is not among them.
     pub fn read(folder: &Path, baseline: Option<&str>) -> Result<Self, SweepError> {
         check_parquet(folder)?;
         let mut lowest: BTreeMap<(u32, String), u64> = BTreeMap::new();
@@ -64,8 +68,9 @@ impl Overview {
             }
         }
         let baseline = baseline_of(&items, baseline)?;
-        let command = sweep_command(&items, &baseline);
-        Ok(Self::of(items, baseline, command))
+        let extent = Planned::of_runs(folder)?.extent(folder, &items)?;
+        let command = sweep_command(&items[0], &extent, &baseline);
+        Ok(Self::of(items, extent, baseline, command))
     }
 
     /// A replay is a sweep of a single cell and seed.
@@ -100,27 +105,24 @@ impl Overview {
             scenario.information.as_str(),
             scenario.seed
         );
-        Self::of(items, baseline.clone(), command)
+        let extent = Extent::of_all(&items);
+        Self::of(items, extent, baseline.clone(), command)
     }
 
-    fn of(items: Vec<Item>, baseline: String, command: String) -> Self {
+    fn of(items: Vec<Item>, extent: Extent, baseline: String, command: String) -> Self {
         let figures = Figures::of(&items);
         let comparison = compare_all(&items, &figures, &baseline);
         let summary = summarise(&comparison, &figures, &baseline);
-        Self { items, comparison, summary, baseline, command }
+        Self { items, comparison, summary, baseline, extent, command }
     }
 }
 
-/// The folder says which runs there are, not how they were asked for; this asks for the same ones.
-fn sweep_command(items: &[Item], baseline: &str) -> String {
-    let mut policies: Vec<&str> = items.iter().map(|item| item.policy.as_str()).collect();
-    policies.sort_unstable();
-    policies.dedup();
-    let seeds = items.iter().map(|item| item.seed).max().unwrap_or(1);
-    let name = items[0].scenario.as_str();
+/// The folder says which runs there are to be, not how they were asked for; this asks for the same ones.
+fn sweep_command(item: &Item, extent: &Extent, baseline: &str) -> String {
+    let name = item.scenario.as_str();
     let scenario = if scenario_names().any(|known| known == name) { name } else { "FILE" };
-    let policies = policies.join(",");
-    let information = items[0].information.as_str();
+    let (policies, seeds) = (extent.policies.join(","), extent.seeds);
+    let information = item.information.as_str();
     format!(
         "lodestar sweep {scenario} --policies {policies} --seeds {seeds} --baseline {baseline} \
          --information {information} --out DIR"

@@ -123,6 +123,8 @@ fn what_is_wrong_is_named() {
     assert!(error.starts_with("s.toml: `fleets` is empty"), "{error}");
     let error = error_with("\"a100:1,l4:1\"]", "\"a100:2\"]");
     assert_eq!(error, "s.toml: `fleets` has a100:2 twice: leave one out");
+    let error = error_with("seeds = 2", "seeds = 99999999999");
+    assert!(error.contains("`seeds` is 99999999999, expected 1 to 10000"), "{error}");
     let error = error_with("seeds = 2", "seeds = 2\nrouter_replicas = [1, 2, 1]");
     assert_eq!(error, "s.toml: `router_replicas` has 1 twice: leave one out");
     let knees = "rates_rps = [8, 16.5]\nknee_rps = { \"a100:2\" = 20, \"a100:4\" = 40 }";

@@ -62,16 +62,75 @@ fn shards_merged_are_the_bytes_of_one_sweep() {
         })
         .collect();
     let out = folder.path().join("merged");
-    assert_eq!(merge(&shards, &out, None).unwrap().missing, 0);
+    merge(&shards, &out, None).unwrap();
     assert_eq!(files_of(&out).keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     assert!(files_of(&out) == expected, "the bytes differ");
     // Merging what is merged changes nothing.
     merge(&shards[..1], &out, None).unwrap();
     assert!(files_of(&out) == expected, "the bytes differ");
-    // Without a shard, its runs are missed.
-    let runs = |folder: &Path| read_items(folder).unwrap().len();
-    let four = merge(&shards[1..], &folder.path().join("four"), None).unwrap();
-    assert_eq!(four.missing, runs(&shards[0]));
+}
+
+#[test]
+fn whoever_reads_a_part_of_a_sweep_is_told_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let extent = |out: &Path| Overview::read(out, None).unwrap().extent;
+    let shards = ["1/2", "2/2"].map(|shard| {
+        let part = folder.path().join(shard.replace('/', "-"));
+        sweep(&options(shard), 2, &part).unwrap();
+        part
+    });
+    // Every other cell and seed: of six cells with two seeds all that have the second one.
+    let half = extent(&shards[0]);
+    assert_eq!((half.cells, half.seeds, half.runs, half.missing), (6, 2, 48, 24));
+    let first = &half.first_missing[0];
+    assert_eq!(first, "a100-2--share47--8rps/least-request/2");
+    assert!(half.note().unwrap().starts_with("24 of 48 runs; missing: a100-2--share47--8rps/"));
+    assert!(half.note().unwrap().ends_with("/2 and 20 more"), "{:?}", half.note());
+    let out = folder.path().join("out");
+    merge(&shards, &out, None).unwrap();
+    assert_eq!((extent(&out).missing, extent(&out).note()), (0, None));
+    // A sweep that grows asks for more, and what it had stays.
+    let more = SweepOptions { seeds: Some(3), resume: true, ..options("1/1") };
+    let more = SweepOptions { policies: vec!["prefix-cache".to_owned()], ..more };
+    assert_eq!(sweep(&more, 2, &out).unwrap(), 6);
+    assert_eq!((extent(&out).runs, extent(&out).missing, extent(&out).seeds), (54, 0, 3));
+    // A file that does not have what is there, or is not there, or is another one's.
+    let planned = out.join("planned.json");
+    let good = fs::read_to_string(&planned).unwrap();
+    let refused = |text: &str, part: &str| {
+        fs::write(&planned, text).unwrap();
+        let error = Overview::read(&out, None).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    let fewer = good.replace("\"prefix-cache\":3", "\"prefix-cache\":2");
+    refused(&fewer, "does not have runs/a100-2--share47--8rps/prefix-cache/3.json, which is there");
+    refused(&good.replace(":3", ":99999999999"), "is 99999999999, expected 1 to 10000");
+    refused(&good.replace("\"format_version\":1", "\"format_version\":2"), "another version");
+    fs::remove_file(&planned).unwrap();
+    let error = Overview::read(&out, None).unwrap_err().to_string();
+    assert!(error.contains("has runs but no planned.json"), "{error}");
+    let error = merge(&[out], &folder.path().join("again"), None).unwrap_err().to_string();
+    assert!(error.contains("has runs but no planned.json"), "{error}");
+}
+
+#[test]
+fn what_no_sweep_left_is_not_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (part, file) = (folder.path().join("part"), folder.path().join("file"));
+    let (empty, idle) = (folder.path().join("empty"), folder.path().join("idle"));
+    sweep(&options("1/14"), 1, &part).unwrap();
+    sweep(&options("14/14"), 1, &idle).unwrap();
+    fs::write(&file, "").unwrap();
+    fs::create_dir(&empty).unwrap();
+    let out = folder.path().join("out");
+    for (wrong, part_of) in [(&file, "file is not a folder"), (&empty, "empty holds no runs")] {
+        let error = merge(&[part.clone(), wrong.clone()], &out, None).unwrap_err().to_string();
+        assert!(error.contains(part_of), "{error}");
+    }
+    let error = merge(std::slice::from_ref(&idle), &out, None).unwrap_err().to_string();
+    assert!(error.contains("idle holds no runs"), "{error}");
+    assert!(!out.exists(), "nothing is written before all is read");
+    merge(&[part, idle], &out, None).unwrap();
 }
 
 #[test]
