@@ -157,9 +157,8 @@ fn a_replay_is_drawn_too_and_can_be_replaced_after_it() {
 fn a_folder_of_which_no_report_can_be_made_is_exit_code_2() {
     let folder = swept();
     let item: PathBuf = folder.path().join("out/runs/a100-1_l4-1--share9--4rps/random/1.json");
-    let table = folder.path().join("out/results.parquet");
     let whole = |path: &Path| fs::read(path).expect("a file");
-    let (good_item, good_table) = (whole(&item), whole(&table));
+    let good_item = whole(&item);
     let refused = |arguments: &[&str], part: &str| {
         let output = lodestar(folder.path(), arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -176,9 +175,25 @@ fn a_folder_of_which_no_report_can_be_made_is_exit_code_2() {
     fs::write(&item, &good_item[..good_item.len() / 2]).expect("written");
     refused(&["plot", "out"], "random/1.json is damaged");
     fs::write(&item, &good_item).expect("written");
-    fs::write(&table, &good_table[..good_table.len() / 2]).expect("written");
-    refused(&["plot", "out"], "results.parquet is damaged");
-    fs::write(&table, &good_table).expect("written");
+    // Whatever SHA256SUMS covers, and without it nothing is vouched for.
+    let digests = folder.path().join("out/SHA256SUMS");
+    let good_digests = whole(&digests);
+    for name in ["results.parquet", "results.csv", "comparison.csv", "summary.csv"] {
+        let table = folder.path().join("out").join(name);
+        let good = whole(&table);
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 1;
+        fs::write(&table, flipped).expect("written");
+        refused(&["plot", "out"], &format!("{name} is damaged: SHA256SUMS says that"));
+        fs::remove_file(&digests).expect("removed");
+        refused(&["plot", "out"], "out has tables but no SHA256SUMS");
+        fs::write(&digests, &good_digests).expect("written");
+        fs::write(&table, good).expect("written");
+    }
+    // What the message advises.
+    fs::remove_file(&digests).expect("removed");
+    assert!(lodestar(folder.path(), &["merge", "out", "--out", "out"]).status.success());
+    assert_eq!(whole(&digests), good_digests);
     fs::remove_dir_all(folder.path().join("out/figures")).expect("removed");
     fs::write(folder.path().join("out/figures"), "").expect("written");
     refused(&["plot", "out"], "cannot write the figure");

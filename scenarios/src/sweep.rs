@@ -4,6 +4,7 @@
 //! order in which they appear, who computed them and how often that was interrupted leave no trace, and
 //! the tables are made of the files alone: [`merge()`] of the folders of all shards is the sweep.
 
+mod check;
 mod comparison;
 mod consistency;
 mod error;

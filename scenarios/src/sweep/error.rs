@@ -39,6 +39,13 @@ pub enum SweepError {
         .0.display()
     )]
     NotPlanned(PathBuf),
+    /// Tables of which nobody knows whether they were changed.
+    #[error(
+        "{folder} has tables but no SHA256SUMS, which says what they were: \
+         `lodestar merge {folder} --out {folder}` makes them anew",
+        folder = .0.display()
+    )]
+    NoDigests(PathBuf),
     /// Another scenario was swept there.
     #[error("{}/planned.json has other cells: it is of another scenario; name another folder", .0.display())]
     OtherCells(PathBuf),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use lodestar_router::Information;
 use serde::{Deserialize, Serialize};
 
+use super::check::check;
 use super::error::SweepError;
 use super::measure::Measured;
 use crate::scenario::{Kind, Runner};
@@ -174,6 +175,7 @@ impl Item {
         if !path.ends_with(own.strip_prefix(RUNS).unwrap_or(&own)) {
             return Err(damaged(format!("it belongs at {}", own.display())));
         }
+        check(&item).map_err(damaged)?;
         Ok(item)
     }
 }

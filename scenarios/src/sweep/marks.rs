@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::scenario::{Cell, Origin};
 
 /// Most marks of a run: of a rate that changes every second, the first ones say enough.
-const MAX_MARKS: usize = 24;
+pub(super) const MAX_MARKS: usize = 24;
 
 /// Something that changed at some time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use crate::summary::Summary;
 use crate::tables::RunTables;
 
 /// Points of the TTFT quantile curve, the least and the greatest included.
-const QUANTILE_POINTS: u32 = 200;
+pub(super) const QUANTILE_POINTS: u32 = 200;
 
 /// The measurements of one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -17,9 +17,10 @@ use super::text;
 use crate::digest::sha256;
 use crate::scenario::{Scenario, ScenarioError};
 
-/// The table of all runs.
-pub(super) const PARQUET: &str = "results.parquet";
-/// The digests of all tables, as `sha256sum --check` reads them: Parquet notices only some of the bytes that have changed.
+/// The tables.
+pub(super) const TABLES: [&str; 4] =
+    ["results.parquet", "results.csv", "comparison.csv", "summary.csv"];
+/// The digests of all tables, as `sha256sum --check` reads them: a table alone does not tell that somebody changed it.
 pub(super) const DIGESTS: &str = "SHA256SUMS";
 
 /// The tables of a sweep, as values.
@@ -130,17 +131,24 @@ pub fn write_tables(folder: &Path, baseline: Option<&str>) -> Result<Merged, Swe
     let comparison = compare_all(&items, &figures, &baseline);
     let summary = summarise(&comparison, &figures, &baseline);
     let mut digests = String::new();
-    for (name, table) in [
-        (PARQUET, results::parquet(&items)),
-        ("results.csv", results::csv(&items)),
-        ("comparison.csv", results::comparison_csv(&comparison)),
-        ("summary.csv", results::summary_csv(&summary)),
-    ] {
+    let tables = [
+        results::parquet(&items),
+        results::csv(&items),
+        results::comparison_csv(&comparison),
+        results::summary_csv(&summary),
+    ];
+    for (name, table) in TABLES.into_iter().zip(tables) {
         write_atomically(&folder.join(name), &table)?;
-        digests += &format!("{}  {name}\n", sha256(&table));
+        digests += &digest_line(name, &table);
+        digests.push('\n');
     }
     write_atomically(&folder.join(DIGESTS), digests.as_bytes())?;
     Ok(Merged { comparison, summary, failed, baseline })
+}
+
+/// A table's line in [`DIGESTS`].
+pub(super) fn digest_line(name: &str, table: &[u8]) -> String {
+    format!("{}  {name}", sha256(table))
 }
 
 /// Whom to compare with: `asked`, or else the scenario's.

@@ -10,13 +10,11 @@ use super::error::SweepError;
 use super::figures::Figures;
 use super::item::{CellIdentity, Item, ItemOutcome};
 use super::measure::Measured;
-use super::merge::{DIGESTS, PARQUET, baseline_of, read_sorted};
+use super::merge::{DIGESTS, TABLES, baseline_of, digest_line, read_sorted};
 use super::over_cells::{PolicySummary, summarise};
 use super::planned::{Extent, Planned};
 use super::series::Series;
-use crate::digest::sha256;
 use crate::scenario::{Runner, scenario_names};
-use crate::table::Table;
 use crate::tables::Results;
 
 /// A sweep that may still be growing.
@@ -44,7 +42,7 @@ impl Overview {
     /// When there are no runs or nothing says which there should be, a file is damaged or of another sweep, or the baseline
     /// is not among them.
     pub fn read(folder: &Path, baseline: Option<&str>) -> Result<Self, SweepError> {
-        check_parquet(folder)?;
+        check_tables(folder)?;
         let mut lowest: BTreeMap<(u32, String), u64> = BTreeMap::new();
         let mut slim = |item: &mut Item| {
             let key = (item.cell.index, item.policy.clone());
@@ -129,26 +127,27 @@ fn sweep_command(item: &Item, extent: &Extent, baseline: &str) -> String {
     )
 }
 
-/// A figure beside a table that nobody can read would vouch for it.
-fn check_parquet(folder: &Path) -> Result<(), SweepError> {
-    let path = folder.join(PARQUET);
-    if !path.exists() {
-        return Ok(());
-    }
+/// A figure beside a table that somebody changed would vouch for it. A sweep that was interrupted may have no tables.
+fn check_tables(folder: &Path) -> Result<(), SweepError> {
     let read = |path: &Path| {
         fs::read(path).map_err(|source| SweepError::Read { path: path.to_owned(), source })
     };
-    let bytes = read(&path)?;
-    let damaged = |problem: String| SweepError::Damaged { path: path.clone(), problem };
-    Table::read_parquet(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let tables: Vec<&str> = TABLES.into_iter().filter(|name| folder.join(name).exists()).collect();
     let digests = folder.join(DIGESTS);
+    if tables.is_empty() {
+        return Ok(());
+    }
     if !digests.exists() {
-        return Ok(());
+        return Err(SweepError::NoDigests(folder.to_owned()));
     }
-    let expected = format!("{}  {PARQUET}", sha256(&bytes));
     let digests = String::from_utf8_lossy(&read(&digests)?).into_owned();
-    if digests.lines().any(|line| line == expected) {
-        return Ok(());
+    for name in tables {
+        let path = folder.join(name);
+        let expected = digest_line(name, &read(&path)?);
+        if !digests.lines().any(|line| line == expected) {
+            let problem = format!("{DIGESTS} says that its bytes were others");
+            return Err(SweepError::Damaged { path, problem });
+        }
     }
-    Err(damaged(format!("{DIGESTS} says that its bytes were others")))
+    Ok(())
 }

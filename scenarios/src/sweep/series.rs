@@ -6,10 +6,10 @@ use super::marks::Mark;
 use crate::tables::RunTables;
 
 /// Most points of a time series.
-const MAX_POINTS: u64 = 120;
+pub(super) const MAX_POINTS: u64 = 120;
 
 /// Most predictions of a run that are kept.
-const MAX_PREDICTIONS: usize = 300;
+pub(super) const MAX_PREDICTIONS: usize = 300;
 
 /// A run over simulated time, in bins of equal length from the start of the trace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

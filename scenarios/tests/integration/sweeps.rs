@@ -114,6 +114,41 @@ fn whoever_reads_a_part_of_a_sweep_is_told_what_is_missing() {
 }
 
 #[test]
+fn what_cannot_have_been_measured_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    sweep(&options("1/12"), 1, folder.path()).unwrap();
+    let path = folder.path().join("runs/a100-2--share47--8rps/random/1.json");
+    let good: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let done = "/outcome/done";
+    let refused = |field: &str, value: serde_json::Value, part: &str| {
+        let mut edited = good.clone();
+        *edited.pointer_mut(&field.replace("...", done)).expect("a field") = value;
+        fs::write(&path, edited.to_string()).unwrap();
+        let error = write_tables(folder.path(), None).unwrap_err().to_string();
+        let says = error.contains("random/1.json is damaged: ") && error.contains("delete it");
+        assert!(says && error.contains(part), "{error}");
+    };
+    let (number, list) = (|value: f64| value.into(), |values: &[f64]| values.into());
+    let negative = "`summary.ttft_ms` has -5, expected more than 0";
+    refused(".../summary/ttft_ms/mean", number(-5.0), negative);
+    refused(".../summary/ttft_ms/p99", number(0.0), "`summary.ttft_ms` has 0, expected more");
+    refused(".../summary/e2e_ms/p50", number(-1.0), "`summary.e2e_ms` has -1, expected at least");
+    refused(".../summary/hit_ratio", number(55.0), "`summary.hit_ratio` has 55, expected 0 to 1");
+    refused(".../summary/finished", 1_000_000_000.into(), "`summary.requests` is wrong, expected");
+    refused(".../rejected_by_router", 9.into(), "`rejected_by_router` is wrong, expected at most");
+    let points = "`ttft_quantiles_ms` has 5 values, expected 200";
+    refused(".../ttft_quantiles_ms", list(&[1.0, 2.0, 3.0, 4.0, 5.0]), points);
+    let usage = "`series.instances.kv_usage` has -50, expected 0 to 1";
+    refused(".../series/instances/0/kv_usage/0", number(-50.0), usage);
+    let bins = "`series.instances.running_requests` has 0 values, expected";
+    refused(".../series/instances/0/running_requests", list(&[]), bins);
+    refused(".../series/bin_s", 0.into(), "`series.bin_s` is wrong, expected at least 1");
+    refused("/cell/rate_rps", number(-8.0), "`cell.rate_rps` has -8, expected more than 0");
+    fs::write(&path, good.to_string()).unwrap();
+    write_tables(folder.path(), None).unwrap();
+}
+
+#[test]
 fn what_no_sweep_left_is_not_merged() {
     let folder = tempfile::tempdir().unwrap();
     let (part, file) = (folder.path().join("part"), folder.path().join("file"));
