@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs `lodestar sweep` as shards on a Ray cluster and merges what they leave.
 
-    pip install ray
+    pip install ray        # Python 3.11.4 or later
     scripts/sweep_on_ray.py paper-a30 --shards 16 --out out/paper-a30 -- --seeds 5
 
-What follows `--` goes to `lodestar sweep`. The binary and a scenario file travel with the tasks, so nodes need
-neither a shared folder nor Lodestar; traces that a scenario names have to lie at the same place on every node.
+What follows `--` goes to `lodestar sweep`. The binary, a scenario file and the files that it names by relative paths
+travel with the tasks, so nodes need neither a shared folder nor Lodestar; what it names by absolute paths has to lie
+there on every node.
 A shard that is lost with its node is run again. What has ended is kept in OUT/shards: the same command makes what
 is missing. Connects to the cluster of RAY_ADDRESS, or starts a local one.
 """
@@ -14,11 +15,13 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 
 import ray
 
@@ -26,16 +29,39 @@ import ray
 ENDED = "ended"
 
 
-def sweep_shard(binary: bytes, scenario: str, text: bytes | None, shard: str, options: list[str]):
+def files_of(scenario: pathlib.Path):
+    """The scenario's file, first, and those that it names by relative paths, by their places below the root."""
+    text = scenario.read_bytes()
+    files = {absolute(scenario): text}
+    # What is wrong or not there is for the sweep to complain of.
+    try:
+        content = tomllib.loads(text.decode())
+        named = [content.get("measured"), *(workload.get("trace") for workload in content.get("workload", []))]
+    except (ValueError, TypeError, AttributeError):
+        return files
+    for name in named:
+        if isinstance(name, str) and not os.path.isabs(name) and (scenario.parent / name).is_file():
+            files[absolute(scenario.parent / name)] = (scenario.parent / name).read_bytes()
+    return files
+
+
+def absolute(path: pathlib.Path) -> str:
+    return os.path.relpath(os.path.abspath(path), "/")
+
+
+def sweep_shard(binary: bytes, scenario: str, files: dict[str, bytes], shard: str, options: list[str]):
     """Runs one shard; returns its runs, and which there are to be, as a tar archive, and what it said if it went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         program = root / "lodestar"
         program.write_bytes(binary)
         program.chmod(0o755)
-        if text is not None:
-            scenario = str(root / "scenario.toml")
-            pathlib.Path(scenario).write_bytes(text)
+        # As they lie to each other: the scenario is not changed, since its digest would be another.
+        for place, content in files.items():
+            (root / "files" / place).parent.mkdir(parents=True, exist_ok=True)
+            (root / "files" / place).write_bytes(content)
+        if files:
+            scenario = root / "files" / next(iter(files))
         command = [program, "sweep", scenario, "--shard", shard, "--out", root / "out", "--threads", "1"]
         run = subprocess.run([*command, *options], capture_output=True, text=True)
         archive = io.BytesIO()
@@ -58,22 +84,22 @@ def main() -> int:
     args, options = parser.parse_args(sys.argv[1:split]), sys.argv[split + 1 :]
 
     path = pathlib.Path(args.scenario)
-    text = path.read_bytes() if path.exists() else None
+    files = files_of(path) if path.is_file() else {}
     program = args.binary.read_bytes()
     digest = lambda sent: hashlib.sha256(sent).hexdigest()
-    scenario = text or args.scenario.encode()
-    asked = json.dumps({"program": digest(program), "scenario": digest(scenario), "options": options})
+    scenario = [digest(sent) for sent in files.values()] or args.scenario
+    asked = json.dumps({"program": digest(program), "scenario": scenario, "options": options})
     for marker in args.out.glob(f"shards/*-of-{args.shards}/{ENDED}"):
         if marker.read_text() != asked:
             print(f"{marker.parent} is of another program, scenario or options: name another --out", file=sys.stderr)
             return 2
 
     ray.init()
-    binary = ray.put(program)
+    binary, sent = ray.put(program), ray.put(files)
     task = ray.remote(num_cpus=1, max_retries=3)(sweep_shard)
     folders = {number: args.out / "shards" / f"{number}-of-{args.shards}" for number in range(1, args.shards + 1)}
     shards = {
-        task.remote(binary, args.scenario, text, f"{number}/{args.shards}", options): number
+        task.remote(binary, args.scenario, sent, f"{number}/{args.shards}", options): number
         for number, folder in folders.items()
         if not (folder / ENDED).exists()
     }
