@@ -265,6 +265,46 @@ fn shards_on_ray_are_one_sweep_and_go_on_where_they_ended() {
     refused("2");
 }
 
+/// Slurm's variables are faked, and what a task would run is only printed.
+#[cfg(unix)]
+#[test]
+fn the_tasks_of_the_slurm_array_run_every_shard_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stub = folder.path().join("lodestar");
+    fs::write(&stub, "#!/bin/sh\necho \"$@\"\n").expect("written");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&stub, executable).expect("made executable");
+    let task = |id: u32, least: u32, most: u32, count: u32, shards: Option<&str>| {
+        let mut bash = Command::new("bash");
+        bash.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/sweep.slurm"));
+        bash.args(["s.toml", "out", "--seeds", "5"]).env("LODESTAR", &stub);
+        bash.env("SLURM_ARRAY_TASK_ID", id.to_string()).env("SLURM_CPUS_PER_TASK", "4");
+        bash.env("SLURM_ARRAY_TASK_MIN", least.to_string());
+        bash.env("SLURM_ARRAY_TASK_MAX", most.to_string());
+        bash.env("SLURM_ARRAY_TASK_COUNT", count.to_string());
+        bash.env_remove("LODESTAR_SHARDS").envs(shards.map(|n| ("LODESTAR_SHARDS", n)));
+        let output = bash.output().expect("bash starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &said)
+    };
+    let asks_for = |id: u32| {
+        let words =
+            format!("--shard {id}/3 --resume --threads 4 --out out/shards/{id} --seeds 5\n");
+        (Some(0), format!("sweep s.toml {words}"))
+    };
+    for id in 1..=3 {
+        assert_eq!(task(id, 1, 3, 3, None), asks_for(id));
+    }
+    // One that was lost, again.
+    assert_eq!(task(3, 3, 3, 1, Some("3")), asks_for(3));
+    assert_eq!(task(1, 1, 3, 2, Some("3")), asks_for(1));
+    for (id, least, most, count) in [(3, 3, 3, 1), (1, 1, 3, 2), (3, 1, 3, 2)] {
+        let (code, said) = task(id, least, most, count, None);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("set LODESTAR_SHARDS"), "{said}");
+    }
+}
+
 /// Says SKIPPED where there is no Python or no PyYAML.
 #[test]
 fn the_pods_of_the_kubernetes_job_run_every_shard_once() {
