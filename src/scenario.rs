@@ -65,6 +65,7 @@ pub(crate) fn run(args: &ScenarioArgs) -> anyhow::Result<()> {
 fn check(scenario: &Scenario) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let Scenario { name, cells, contenders, seeds, .. } = scenario;
+    crate::sweep::default_folder(name)?;
     for cell in cells {
         // A trace that cannot be read is found here, not after an hour.
         let requests = cell.content.requests(cell.rate_rps, 1)?.len();

@@ -83,12 +83,12 @@ pub(crate) fn run(args: &SweepArgs) -> anyhow::Result<bool> {
     finish(&out, baseline, &write_tables(&out, baseline)?)
 }
 
-fn default_folder(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn default_folder(name: &str) -> anyhow::Result<PathBuf> {
     let mut parts = Path::new(name).components();
     match (parts.next(), parts.next()) {
         (Some(Component::Normal(part)), None) if part == name => Ok(Path::new("out").join(name)),
         _ => anyhow::bail!(
-            "the scenario's name {name:?} is not that of a folder: say where with --out"
+            "the scenario's name {name:?} is not that of a folder: give it another, or say where with --out"
         ),
     }
 }

@@ -76,9 +76,32 @@ fn without_a_folder_results_are_in_one_of_the_scenarios_name() {
     for name in ["../half", "a/b", "..", "", "/half"] {
         let output = run(&SCENARIO.replace("\"half\"", &format!("{name:?}")));
         assert_eq!(output.status.code(), Some(2), "{name}");
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("say where with --out"), "{said}");
+        let mut check = Command::new(env!("CARGO_BIN_EXE_lodestar"));
+        check.args(["scenario", "check", "s.toml"]).current_dir(folder.path());
+        let output = check.output().expect("it starts");
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(String::from_utf8_lossy(&output.stderr) == said, "{said}");
     }
+}
+
+#[test]
+fn too_few_requests_for_a_knee_are_said_to_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let knee = |requests: &str| {
+        let text = scenario_that_works().replace("a100:2", "h100:8").replace("= 20", requests);
+        fs::write(folder.path().join("s.toml"), text).expect("written");
+        let mut saturate = Command::new(env!("CARGO_BIN_EXE_lodestar"));
+        saturate.args(["scenario", "saturate", "s.toml"]).current_dir(folder.path());
+        saturate.output().expect("it starts")
+    };
+    let output = knee("= 10");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("its 10 requests are too few for a knee"), "{said}");
+    let enough = said.trim_end().rsplit(' ').next().expect("a last word");
+    assert!(knee(&format!("= {enough}")).status.success(), "{said}");
 }
 
 #[test]

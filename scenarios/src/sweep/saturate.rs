@@ -16,6 +16,9 @@ const IDLE_RPS: f64 = 0.01;
 /// The knee is found to this fraction.
 const TOLERANCE: f64 = 0.02;
 
+/// A trace should be so many times as long as one with which a knee is barely noticed.
+const ENOUGH: f64 = 10.0;
+
 /// The range that is searched, requests per second.
 const RANGE_RPS: (f64, f64) = (0.05, 100_000.0);
 
@@ -59,11 +62,23 @@ pub enum SaturateError {
     /// No request got a token.
     #[error("{0}: no request is served, so there is no TTFT to look at")]
     NothingServed(String),
-    /// The knee is outside of what is searched.
-    #[error("{cell}: the knee is not between {} and {} requests per second", RANGE_RPS.0, RANGE_RPS.1)]
-    OutOfRange {
+    /// The knee is below what is searched.
+    #[error("{0}: the fleet does not even keep up with {low} requests per second: give it more instances", low = RANGE_RPS.0)]
+    TooSlow(String),
+    /// There are too few requests for a queue that would be noticed.
+    #[error(
+        "{cell}: its {requests} requests are too few for a knee: all at once they have a P99 of TTFT of {slowdown:.1} times \
+         that of an idle fleet, and the knee is at {MAX_SLOWDOWN} times; give it about {enough}"
+    )]
+    TooShort {
         /// The cell.
         cell: String,
+        /// How many it has.
+        requests: usize,
+        /// P99 of TTFT of all at once over that of an idle fleet.
+        slowdown: f64,
+        /// How many it should have.
+        enough: usize,
     },
 }
 
@@ -77,12 +92,11 @@ pub fn saturate(scenario: &Scenario, cell: &Cell) -> Result<Knee, SaturateError>
     let p99 = |rate_rps| p99_ms(scenario, cell, contender, rate_rps);
     let idle_p99_ms = p99(IDLE_RPS)?;
     let keeps_up = |p99_ms: f64| p99_ms <= MAX_SLOWDOWN * idle_p99_ms;
-    let out_of_range = || SaturateError::OutOfRange { cell: cell.id.clone() };
 
     let (mut low, highest) = RANGE_RPS;
     let mut knee_p99_ms = p99(low)?;
     if !keeps_up(knee_p99_ms) {
-        return Err(out_of_range());
+        return Err(SaturateError::TooSlow(cell.id.clone()));
     }
     let mut high = 2.0 * low;
     loop {
@@ -93,7 +107,7 @@ pub fn saturate(scenario: &Scenario, cell: &Cell) -> Result<Knee, SaturateError>
         (low, knee_p99_ms) = (high, found);
         high *= 2.0;
         if high > highest {
-            return Err(out_of_range());
+            return Err(too_short(cell, knee_p99_ms / idle_p99_ms)?);
         }
     }
     while high / low > 1.0 + TOLERANCE {
@@ -113,6 +127,17 @@ pub fn saturate(scenario: &Scenario, cell: &Cell) -> Result<Knee, SaturateError>
         idle_p99_ms,
         knee_p99_ms,
     })
+}
+
+/// A queue is as long as there are requests in it, so that with as many as this they would wait [`ENOUGH`] times as long as
+/// at the knee.
+fn too_short(cell: &Cell, slowdown: f64) -> Result<SaturateError, ScenarioError> {
+    let requests = cell.content.requests(Some(RANGE_RPS.1), SEED)?.len();
+    let enough = requests as f64 * ENOUGH * MAX_SLOWDOWN / slowdown;
+    // A digit is enough of an estimate.
+    let digit = 10_f64.powf(enough.log10().floor());
+    let enough = ((enough / digit).ceil() * digit) as usize;
+    Ok(SaturateError::TooShort { cell: cell.id.clone(), requests, slowdown, enough })
 }
 
 fn p99_ms(
