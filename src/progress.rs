@@ -2,6 +2,7 @@
 //! hours, has a line for each tenth, and the others nothing.
 
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use lodestar_live::BenchProgress;
@@ -43,10 +44,13 @@ pub(crate) struct SweepProgress {
 impl SweepProgress {
     pub(crate) fn new(total_runs: usize) -> Self {
         let style = ProgressStyle::with_template(
-            "{wide_bar} {human_pos} of {human_len} runs, {per_sec}, {eta} left{msg}",
+            "{wide_bar} {human_pos} of {human_len} runs in {elapsed}{msg}",
         )
         .expect("the template is well-formed");
-        Self { bar: ProgressBar::new(total_runs as u64).with_style(style) }
+        let bar = ProgressBar::new(total_runs as u64).with_style(style);
+        // A run may take minutes, and the bar should not look dead.
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Self { bar }
     }
 
     pub(crate) fn show(&self, standing: &Standing) {
@@ -57,19 +61,21 @@ impl SweepProgress {
         let best = standing.best.as_ref().map_or_else(String::new, |best| {
             format!(", best so far {} (TTFT x{:.2})", best.policy, best.ratio)
         });
+        let left = standing
+            .left
+            .map_or_else(String::new, |left| format!(", {} left", HumanDuration(left)));
         let (runs, all) = (standing.done as u64, standing.total as u64);
         self.bar.set_position(runs);
         if self.bar.is_hidden() && runs * LINES / all > (runs - 1) * LINES / all {
             let elapsed = self.bar.elapsed();
             let per_s = runs as f64 / elapsed.as_secs_f64().max(1e-9);
-            let left = HumanDuration(elapsed.mul_f64((all - runs) as f64 / runs as f64));
             // What a log does not take is no reason to stop.
             let _ = writeln!(
                 io::stderr(),
-                "{runs} of {all} runs{failed}{best}; {per_s:.1} runs/s, {left} left"
+                "{runs} of {all} runs{failed}{best}; {per_s:.1} runs/s{left}"
             );
         }
-        self.bar.set_message(format!("{failed}{best}"));
+        self.bar.set_message(format!("{left}{failed}{best}"));
     }
 }
 

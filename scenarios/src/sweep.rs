@@ -27,10 +27,11 @@ mod series;
 mod tests;
 mod text;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Instant;
 
 use lodestar_router::Information;
 use rayon::ThreadPoolBuilder;
@@ -208,10 +209,18 @@ impl Sweep {
             .num_threads(threads)
             .build()
             .expect("the system gives threads");
-        let tally = Tally::new(self.total, &self.baseline);
+        let tally = Tally::new(&self.baseline, self.runs_by_policy(), pool.current_num_threads());
         pool.install(|| {
             self.groups.par_iter().try_for_each(|group| self.run_group(group, &tally, on_run))
         })
+    }
+
+    fn runs_by_policy(&self) -> BTreeMap<String, usize> {
+        let mut runs = BTreeMap::new();
+        for index in self.groups.iter().flat_map(|group| &group.missing) {
+            *runs.entry(self.contenders[*index].label.clone()).or_default() += 1;
+        }
+        runs
     }
 
     fn run_group(
@@ -224,6 +233,7 @@ impl Sweep {
         let prepared = Prepared::of(&self.scenario, cell, group.seed);
         let run_one = |index: &usize| {
             let contender = &self.contenders[*index];
+            let start = Instant::now();
             let outcome = match &prepared {
                 Ok(prepared) => prepared.run(contender, group.seed),
                 Err(problem) => ItemOutcome::Failed(problem.clone()),
@@ -237,7 +247,7 @@ impl Sweep {
             };
             let item = Item::new(asked, outcome);
             write_atomically(&item.path(&self.folder), &item.to_json())?;
-            tally.add(&item, on_run);
+            tally.add(&item, start.elapsed(), on_run);
             Ok(())
         };
         group.missing.par_iter().try_for_each(run_one)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::item::Item;
 use crate::scenario::Kind;
@@ -15,6 +16,9 @@ pub struct Standing {
     pub done: usize,
     /// Runs that failed.
     pub failed: usize,
+    /// How long the rest takes, if it takes as long as what each policy's runs took so far. None while a policy that is
+    /// still to run has ended none: it may take a thousand times as long as the others.
+    pub left: Option<Duration>,
     /// Who is best so far.
     pub best: Option<Leader>,
 }
@@ -32,6 +36,7 @@ pub struct Leader {
 pub(super) struct Tally {
     total: usize,
     baseline: String,
+    threads: usize,
     state: Mutex<State>,
 }
 
@@ -39,6 +44,10 @@ pub(super) struct Tally {
 struct State {
     done: usize,
     failed: usize,
+    /// Runs still to end, by label.
+    left: BTreeMap<String, usize>,
+    /// Runs that ended and how long they took together, by label.
+    took: BTreeMap<String, (usize, Duration)>,
     /// Labels of those that cannot lead; one may be the baseline.
     yardsticks: BTreeSet<String>,
     /// Mean TTFT, ms, by cell and seed, then by label.
@@ -46,15 +55,19 @@ struct State {
 }
 
 impl Tally {
-    pub(super) fn new(total: usize, baseline: &str) -> Self {
-        Self { total, baseline: baseline.to_owned(), state: Mutex::default() }
+    /// Of so many runs of each policy, made by so many threads.
+    pub(super) fn new(baseline: &str, runs: BTreeMap<String, usize>, threads: usize) -> Self {
+        let total = runs.values().sum();
+        let state = State { left: runs, ..State::default() };
+        Self { total, baseline: baseline.to_owned(), threads, state: Mutex::new(state) }
     }
 
     /// Takes note of a run and tells, one run after another: what is told counts up by one.
-    pub(super) fn add(&self, item: &Item, on_run: &(dyn Fn(&Standing) + Sync)) {
+    pub(super) fn add(&self, item: &Item, took: Duration, on_run: &(dyn Fn(&Standing) + Sync)) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.done += 1;
         state.failed += usize::from(item.measured().is_none());
+        state.ended(&item.policy, took);
         if item.kind == Kind::Yardstick {
             state.yardsticks.insert(item.policy.clone());
         }
@@ -63,11 +76,31 @@ impl Tally {
             means.insert(item.policy.clone(), ttft.mean);
         }
         let State { done, failed, .. } = *state;
-        on_run(&Standing { total: self.total, done, failed, best: state.best(&self.baseline) });
+        let (left, best) = (state.left(self.threads), state.best(&self.baseline));
+        on_run(&Standing { total: self.total, done, failed, left, best });
     }
 }
 
 impl State {
+    fn ended(&mut self, policy: &str, took: Duration) {
+        if let Some(left) = self.left.get_mut(policy) {
+            *left -= 1;
+        }
+        let (runs, time) = self.took.entry(policy.to_owned()).or_default();
+        *runs += 1;
+        *time += took;
+    }
+
+    fn left(&self, threads: usize) -> Option<Duration> {
+        let mut time = Duration::ZERO;
+        for (policy, left) in self.left.iter().filter(|(_, left)| **left > 0) {
+            let (runs, took) = self.took.get(policy)?;
+            time += took.mul_f64(*left as f64 / *runs as f64);
+        }
+        let runs: usize = self.left.values().sum();
+        Some(time.div_f64(threads.min(runs).max(1) as f64))
+    }
+
     fn best(&self, baseline: &str) -> Option<Leader> {
         let mut logs: BTreeMap<&str, (f64, u32)> = BTreeMap::new();
         for means in self.means.values() {
@@ -91,6 +124,24 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_that_of_the_policies_that_are_left() {
+        let left = [("random", 3), ("hindsight", 2)];
+        let left = left.map(|(policy, runs)| (policy.to_owned(), runs)).into();
+        let mut state = State { left, ..State::default() };
+        state.ended("random", Duration::from_secs(1));
+        state.ended("random", Duration::from_secs(3));
+        assert_eq!(state.left(1), None, "nobody knows how long hindsight takes");
+        state.ended("hindsight", Duration::from_secs(100));
+        assert_eq!(state.left(1), Some(Duration::from_secs(102)));
+        assert_eq!(state.left(2), Some(Duration::from_secs(51)));
+        assert_eq!(state.left(64), Some(Duration::from_secs(51)), "two runs have two threads");
+        state.ended("hindsight", Duration::from_secs(100));
+        assert_eq!(state.left(1), Some(Duration::from_secs(2)));
+        state.ended("random", Duration::from_secs(2));
+        assert_eq!(state.left(1), Some(Duration::ZERO));
+    }
 
     #[test]
     fn a_yardstick_may_be_the_baseline_but_does_not_lead() {
