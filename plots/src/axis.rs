@@ -17,6 +17,10 @@ pub(crate) struct Axis {
     pub(crate) ticks: Vec<Tick>,
     /// What the values are, with their unit.
     pub(crate) title: String,
+    /// Where something happens, ascending ([`crate::marks`]).
+    pub(crate) marks: Vec<Tick>,
+    /// Width that its labels take at least where it stands upright: that of the labels of its neighbours.
+    pub(crate) label_width: f64,
 }
 
 /// A named value.
@@ -54,6 +58,11 @@ impl Axis {
         Self::with_step(title, low, low + steps * step, step, format)
     }
 
+    fn new(scale: Scale, (low, high): (f64, f64), ticks: Vec<Tick>, title: &str) -> Self {
+        let title = title.to_owned();
+        Self { scale, low, high, ticks, title, marks: Vec::new(), label_width: 0.0 }
+    }
+
     /// Of rows, each one high, by the names of those that have one, from the top.
     pub(crate) fn rows<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Self {
         let high = names.len() as f64;
@@ -63,7 +72,7 @@ impl Axis {
         };
         let mut ticks: Vec<Tick> = names.enumerate().map(tick).collect();
         ticks.reverse();
-        Self { scale: Scale::Linear, low: 0.0, high, ticks, title: String::new() }
+        Self::new(Scale::Linear, (0.0, high), ticks, "")
     }
 
     /// Of a share, all of it.
@@ -93,7 +102,7 @@ impl Axis {
         let count = ((high - low) / step + 1e-9).floor() as usize;
         let values = (0..=count).map(|index| low + index as f64 * step);
         let ticks = values.map(|value| Tick { value, label: format.write(value) }).collect();
-        Self { scale: Scale::Linear, low, high, ticks, title: title.to_owned() }
+        Self::new(Scale::Linear, (low, high), ticks, title)
     }
 
     /// Logarithmic, around the samples, between values with a single significant digit. Samples that are
@@ -123,7 +132,7 @@ impl Axis {
             .filter(|(digit, mark)| named.contains(digit) && (low..=high).contains(mark))
             .map(|(_, value)| Tick { value, label: format.write(value) })
             .collect();
-        Self { scale: Scale::Log, low, high, ticks, title: title.to_owned() }
+        Self::new(Scale::Log, (low, high), ticks, title)
     }
 
     /// Where a value lies, from 0 at the low end to 1 at the high one. What is outside lies at the end.

@@ -14,6 +14,7 @@ mod figures;
 mod font;
 mod heat;
 mod legend;
+mod marks;
 mod panel;
 mod render;
 mod report;

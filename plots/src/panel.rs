@@ -4,7 +4,7 @@
 //! turning the head, and plotters would write that of the horizontal one twice.
 
 use plotters::chart::{ChartBuilder, LabelAreaPosition};
-use plotters::element::{Circle, EmptyElement, PathElement, Text};
+use plotters::element::{Circle, EmptyElement, Text};
 use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -12,6 +12,7 @@ use crate::axis::Axis;
 use crate::canvas::{Align, Canvas, Point, Rect, TextStyle};
 use crate::chart::{Chart, Drawn, GAP, draw_axes, fine};
 use crate::colour::Colour;
+use crate::marks;
 
 /// Axes and series.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct Series {
     pub(crate) colour: Colour,
 }
 
-/// Height of the title and the vertical axis' title above the frame.
+/// Height of the title and the vertical axis' title above the frame, with a row of labels of marks.
 const HEAD: f64 = 52.0;
 /// Height of the labels and the title of the horizontal axis below the frame.
 const FOOT: f64 = 42.0;
@@ -42,10 +43,12 @@ impl Panel {
     pub(crate) fn draw(&self, canvas: &mut Canvas, area: Rect) {
         canvas.text(&self.title, (area.left, area.top + 14.0), Align::Left, TextStyle::HEADING);
         canvas.text(&self.y.title, (area.left, area.top + 34.0), Align::Left, TextStyle::SMALL);
-        let below = (self.frame(area).middle(), area.bottom - 3.0);
+        let frame = self.frame(area);
+        let below = (frame.middle(), area.bottom - 3.0);
         canvas.text(&self.x.title, below, Align::Centre, TextStyle::SMALL);
         self.chart(canvas, area, |chart| {
             draw_axes(chart, true)?;
+            self.x.draw_marks(chart, self.y.ends(), frame.width())?;
             for series in &self.series {
                 let line =
                     LineSeries::new(series.points.iter().copied(), series.colour.stroke(2.0));
@@ -53,6 +56,20 @@ impl Panel {
             }
             Ok(())
         });
+    }
+
+    /// Has the frames of panels of one width begin at the same place.
+    pub(crate) fn align(panels: &mut [Self]) {
+        let widest = panels.iter().map(Self::label_width).fold(0.0_f64, f64::max);
+        for panel in panels {
+            panel.y.label_width = widest;
+        }
+    }
+
+    /// Height that panels of this width need beyond that of others, for labels of marks.
+    pub(crate) fn extra_height(&self, width: f64) -> f64 {
+        let area = Rect { left: 0.0, top: 0.0, right: width, bottom: 0.0 };
+        self.frame(area).top - HEAD
     }
 
     /// Draws points that are not connected, over what [`Self::draw`] drew into the same area.
@@ -85,36 +102,6 @@ impl Panel {
         });
     }
 
-    /// Draws an upright line at each time, over what [`Self::draw`] drew into the same area; and its label
-    /// above the frame, where no other label is in the way.
-    pub(crate) fn draw_marks<'a>(
-        &self,
-        canvas: &mut Canvas,
-        area: Rect,
-        marks: impl Iterator<Item = (f64, &'a str)>,
-    ) {
-        let frame = self.frame(area);
-        let style = TextStyle::SMALL.in_chart().pos(Pos::new(HPos::Left, VPos::Bottom));
-        let mut free_from = f64::NEG_INFINITY;
-        self.chart(canvas, area, |chart| {
-            for (value, label) in marks {
-                let ends = self.y.ends().map(|end| (value, end));
-                chart.draw_series([PathElement::new(ends, Colour::MUTED.stroke(1.5))])?;
-                let x = frame.left + self.x.position(value) * frame.width();
-                let width = TextStyle::SMALL.width_of(label);
-                // Near the right end, to the left of its line.
-                let is_last = x + GAP / 2.0 + width > frame.right;
-                let shift = if is_last { -GAP / 2.0 - width } else { GAP / 2.0 };
-                if x + shift >= free_from.max(frame.left) {
-                    let text = Text::new(label.to_owned(), (fine(shift), 0), style.clone());
-                    chart.draw_series([EmptyElement::at(ends[1]) + text])?;
-                    free_from = if is_last { x } else { x + shift + width };
-                }
-            }
-            Ok(())
-        });
-    }
-
     /// Has plotters draw into the frame of an area.
     fn chart(&self, canvas: &mut Canvas, area: Rect, draw: impl FnOnce(&mut Chart<'_>) -> Drawn) {
         let frame = self.frame(area);
@@ -133,13 +120,21 @@ impl Panel {
 
     /// Where the values lie within an area.
     fn frame(&self, area: Rect) -> Rect {
-        let label_widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));
-        let labels = label_widths.fold(0.0_f64, f64::max);
+        let labels = self.label_width();
+        let room = area.width() - labels - GAP;
         // What the last label of the horizontal axis needs beyond the axis' end.
         let overhang = self.x.ticks.last().map_or(0.0, |tick| {
-            let inside = (1.0 - self.x.position(tick.value)) * (area.width() - labels - GAP);
+            let inside = (1.0 - self.x.position(tick.value)) * room;
             (TextStyle::SMALL.width_of(&tick.label) / 2.0 - inside).max(0.0)
         });
-        area.inset(labels + GAP, HEAD, overhang, FOOT)
+        let overhang = overhang.max(self.x.mark_overhang(room));
+        let more_rows = (self.x.marks_height(room - overhang) - marks::ROW).max(0.0);
+        area.inset(labels + GAP, HEAD + more_rows, overhang, FOOT)
+    }
+
+    /// Room for the labels of the vertical axis.
+    fn label_width(&self) -> f64 {
+        let widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));
+        widths.fold(self.y.label_width, f64::max)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lodestar_scenarios::sweep::CellIdentity;
 
 use super::{SweepView, WIDTH, servers};
-use crate::axis::{Axis, Format};
+use crate::axis::{Axis, Format, Tick};
 use crate::canvas::{Canvas, Point};
 use crate::legend;
 use crate::panel::{Panel, Series};
@@ -32,9 +32,8 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
     let area = canvas.heading(canvas.area(), title, subtitle);
     let area = legend::draw(&mut canvas, area, view.colours());
     for (ladder, area) in ladders.iter().zip(area.grid(rows, columns, (30.0, 18.0))) {
-        let (panel, knee) = panel(view, ladder);
+        let panel = panel(view, ladder);
         panel.draw(&mut canvas, area);
-        panel.draw_marks(&mut canvas, area, knee.iter().map(|knee| (*knee, "knee")));
         for series in &panel.series {
             panel.draw_points(&mut canvas, area, series);
         }
@@ -63,8 +62,7 @@ fn ladders<'a>(cells: &[&'a CellIdentity]) -> Vec<Ladder<'a>> {
     groups
 }
 
-/// The diagram, and the rate of the knee.
-fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> (Panel, Option<f64>) {
+fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> Panel {
     let p99: BTreeMap<(u32, &str), f64> = view
         .overview
         .comparison
@@ -84,13 +82,14 @@ fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> (Panel, Option<f64>) {
     let rates = ladder.iter().map(|(rate, _)| *rate).chain(knee);
     let low = rates.clone().fold(f64::INFINITY, f64::min);
     let high = rates.fold(0.0, f64::max);
-    let panel = Panel {
+    let knee = knee.map(|value| Tick { value, label: "knee".to_owned() });
+    Panel {
         title: format!("{} on {}", cell.workload, servers(cell)),
-        x: Axis::linear("requests/s", low, high, Format::Number),
+        x: Axis::linear("requests/s", low, high, Format::Number)
+            .with_marks(knee.into_iter().collect()),
         y: Axis::log("P99 of TTFT (logarithmic)", shown, Format::Milliseconds),
         series,
-    };
-    (panel, knee)
+    }
 }
 
 /// For a scenario that does not say: the highest rate up to which the P99 stays below [`KNEE_FACTOR`] times what it is at the

@@ -2,6 +2,7 @@
 
 use lodestar_scenarios::sweep::{CellIdentity, Predictions};
 
+use super::course::time_axis;
 use super::{MOST_POLICIES, SweepView, WIDTH, describe, end_s, segments};
 use crate::axis::{Axis, Format};
 use crate::canvas::Canvas;
@@ -43,11 +44,8 @@ pub(crate) fn draw(view: &SweepView<'_>, cell: &CellIdentity) -> Option<Canvas> 
     }
     let runs = view.all_series(cell.index).map(|(_, series)| series);
     let end_s = end_s(runs.filter(|series| series.predictions.is_some()));
-    let learning = error_panel(&predicting, end_s);
+    let learning = error_panel(&predicting, time_axis(view, cell.index, end_s));
     learning.draw(&mut canvas, areas[1]);
-    let marks = super::course::marks(view, cell.index).iter();
-    let marks = marks.map(|mark| (mark.at_s, mark.label.as_str()));
-    learning.draw_marks(&mut canvas, areas[1], marks);
     Some(canvas)
 }
 
@@ -87,7 +85,7 @@ fn against_panel(predicting: &[Predicting<'_>]) -> Panel {
     }
 }
 
-fn error_panel(predicting: &[Predicting<'_>], end_s: f64) -> Panel {
+fn error_panel(predicting: &[Predicting<'_>], time: Axis) -> Panel {
     let mut series = Vec::new();
     for Predicting { predictions, colour, bin_s, .. } in predicting {
         let clamped: Vec<_> =
@@ -99,7 +97,7 @@ fn error_panel(predicting: &[Predicting<'_>], end_s: f64) -> Panel {
     let largest = points.map(|point| point.1).fold(0.1_f64, f64::max);
     Panel {
         title: "Learning curve".to_owned(),
-        x: Axis::time("simulated time", end_s),
+        x: time,
         y: Axis::linear("mean error over actual TTFT", 0.0, largest, Format::Percent),
         series,
     }
