@@ -20,6 +20,8 @@ impl Colour {
     pub(crate) const AXIS: Self = Self(139, 148, 158);
     /// Grid lines.
     pub(crate) const GRID: Self = Self(228, 231, 235);
+    /// Where an instance is not there: no shade of a magnitude.
+    pub(crate) const ABSENT: Self = Self(190, 195, 202);
 
     /// As SVG has it.
     fn to_hex(self) -> String {
@@ -97,6 +99,7 @@ pub(crate) fn style_sheet() -> String {
         (Colour::MUTED, Colour(160, 170, 181)),
         (Colour::AXIS, Colour(110, 118, 129)),
         (Colour::GRID, Colour(45, 51, 59)),
+        (Colour::ABSENT, Colour(84, 91, 100)),
     ];
     let shade = |step: u32| magnitude(f64::from(step) / f64::from(MAGNITUDE_STEPS));
     let pairs = fixed
