@@ -115,6 +115,27 @@ fn a_report_is_one_page_with_everything_in_it() {
 }
 
 #[test]
+fn the_map_of_ratios_has_the_best_policy_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("s.toml"), SCENARIO).expect("written");
+    let policies = "least-request,mooncake,prefix-cache";
+    let sweep = ["sweep", "s.toml", "--out", "out", "--policies", policies];
+    assert!(lodestar(folder.path(), &sweep).status.success());
+    let summary = fs::read_to_string(folder.path().join("out/summary.csv")).expect("a table");
+    let ratio_and_policy = |row: &str| {
+        let fields: Vec<&str> = row.split(',').collect();
+        (fields[5].parse::<f64>().expect("a ratio to the best"), fields[0].to_owned())
+    };
+    let mut ranked: Vec<_> = summary.lines().skip(1).map(ratio_and_policy).collect();
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let names: Vec<&str> = ranked.iter().map(|(_, policy)| policy.as_str()).collect();
+    assert_ne!(names.join(","), policies, "the alphabet's order cannot be told from it");
+    let map = fs::read_to_string(folder.path().join("out/figures/ttft_ratio.svg")).expect("a map");
+    let places = names.iter().map(|name| map.find(name).expect("a column"));
+    assert!(places.is_sorted(), "{names:?}");
+}
+
+#[test]
 fn part_of_a_sweep_is_drawn_and_drawn_again_the_same() {
     let folder = swept();
     let first = report(folder.path());

@@ -80,9 +80,12 @@ pub(crate) const MAGNITUDE_STEPS: u32 = 64;
 /// Shades of a ratio on either side of 1.
 const RATIO_STEPS: i32 = 8;
 
-/// Of a ratio: blue below 1, vermilion above, palest at 1 and strongest from 4 times on.
+/// The ratio from which on the colour is no stronger, and the inverse of that below 1.
+pub(crate) const MOST_RATIO: f64 = 4.0;
+
+/// Of a ratio: blue below 1, vermilion above, palest at 1.
 pub(crate) fn ratio(ratio: f64) -> Colour {
-    let steps = (ratio.log2() / 2.0 * f64::from(RATIO_STEPS)).round();
+    let steps = (ratio.log2() / MOST_RATIO.log2() * f64::from(RATIO_STEPS)).round();
     ratio_step((steps as i32).clamp(-RATIO_STEPS, RATIO_STEPS), Colour::WHITE)
 }
 
@@ -148,7 +151,8 @@ mod tests {
     #[test]
     fn ratios_are_blue_below_one_and_vermilion_above() {
         assert_eq!(ratio(1.0), Colour::WHITE);
-        assert_eq!(ratio(4.0), ratio(90.0));
+        assert_eq!(ratio(MOST_RATIO), ratio(90.0));
+        assert_ne!(ratio(MOST_RATIO), ratio(0.8 * MOST_RATIO));
         assert!(ratio(0.5).2 > ratio(0.5).0 && ratio(2.0).0 > ratio(2.0).2);
         assert!(style_sheet().contains(&format!("[fill=\"{}\"]", ratio(2.0).to_hex())));
     }

@@ -27,7 +27,9 @@ pub(crate) struct SweepView<'a> {
     pub(crate) overview: &'a Overview,
     /// By index.
     pub(crate) cells: Vec<&'a CellIdentity>,
-    /// The baseline, then the best ones over all cells, yardsticks last.
+    /// All of them, the best one over all cells first, yardsticks last.
+    pub(crate) ranking: Vec<&'a str>,
+    /// The baseline, then the best ones.
     pub(crate) policies: Vec<&'a str>,
 }
 
@@ -42,11 +44,12 @@ impl<'a> SweepView<'a> {
             let by_ratio = ratio(a.mean_ratio_to_best).total_cmp(&ratio(b.mean_ratio_to_best));
             group(a.kind).cmp(&group(b.kind)).then(by_ratio)
         });
-        let mut policies: Vec<&str> = ranked.iter().map(|row| row.policy.as_str()).collect();
+        let ranking: Vec<&str> = ranked.iter().map(|row| row.policy.as_str()).collect();
+        let mut policies = ranking.clone();
         policies.retain(|policy| *policy != overview.baseline);
         policies.insert(0, &overview.baseline);
         policies.truncate(MOST_POLICIES);
-        Self { overview, cells: cells.into_values().collect(), policies }
+        Self { overview, cells: cells.into_values().collect(), ranking, policies }
     }
 
     /// Of the shown policies, in every diagram.

@@ -1,4 +1,4 @@
-//! Mean TTFT over that of the cell's best heuristic: a row a cell, a column a policy.
+//! Mean TTFT over that of the cell's best heuristic: a row a cell, a column a policy, the best one first.
 //!
 //! All policies, not only those of the diagrams, and the number in each field: colour is the second way to
 //! read it.
@@ -24,8 +24,8 @@ const NUMBER: TextStyle = TextStyle { size: 12.0, bold: false, colour: Colour::I
 
 pub(crate) fn draw(view: &SweepView<'_>) -> Canvas {
     let ratios = ratios(view);
-    let mut policies: Vec<&str> = ratios.keys().map(|(policy, _)| *policy).collect();
-    policies.dedup();
+    let has_ratio = |policy: &&str| ratios.keys().any(|(name, _)| name == policy);
+    let policies: Vec<&str> = view.ranking.iter().copied().filter(has_ratio).collect();
     // Browsers without the font take a wider one.
     let width_of = |name: &str| TextStyle::SMALL.width_of(name) * 1.12;
     let names = view.cells.iter().map(|cell| width_of(&cell.id)).fold(0.0_f64, f64::max) + GAP;
@@ -33,9 +33,11 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Canvas {
     let width = WIDTH.max(40.0 + names + policies.len() as f64 * FIELD_WIDTH);
     let mut canvas = Canvas::new(width, 96.0 + head + view.cells.len() as f64 * FIELD_HEIGHT);
     let title = "Mean TTFT over that of the cell's best heuristic";
-    let subtitle =
-        "1 is the best heuristic; above 1 is slower, below 1 is faster; stronger colour, further";
-    let area = canvas.heading(canvas.area(), title, subtitle).inset(names, head, 0.0, 0.0);
+    let limit = colour::MOST_RATIO;
+    let subtitle = format!(
+        "1 is the best heuristic, above is slower; colours are strongest from {limit} and from 1/{limit} on; best first, yardsticks last"
+    );
+    let area = canvas.heading(canvas.area(), title, &subtitle).inset(names, head, 0.0, 0.0);
     // A few policies do not need all the room.
     let field = (area.width() / policies.len().max(1) as f64).min(90.0);
 
