@@ -57,6 +57,12 @@ impl<'a> SweepView<'a> {
         self.policies.iter().enumerate().map(|(index, policy)| (*policy, colour::series(index)))
     }
 
+    /// Of a policy in every diagram: one that has no colour of its own steps back.
+    pub(crate) fn colour_of(&self, policy: &str) -> Colour {
+        let own = self.colours().find(|(name, _)| *name == policy);
+        own.map_or(Colour::AXIS, |(_, colour)| colour)
+    }
+
     /// The runs of a policy in a cell that ended, by seed.
     fn runs(&self, cell: u32, policy: &str) -> impl Iterator<Item = &'a Measured> {
         let is_of = move |item: &&Item| item.cell.index == cell && item.policy == policy;
@@ -118,6 +124,24 @@ fn servers(cell: &CellIdentity) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_not_shown_has_nobody_elses_colour() {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h"].map(str::to_owned);
+        let overview = Overview {
+            items: Vec::new(),
+            comparison: Vec::new(),
+            summary: Vec::new(),
+            baseline: names[0].clone(),
+            command: String::new(),
+        };
+        let policies = names[..MOST_POLICIES].iter().map(String::as_str).collect();
+        let view =
+            SweepView { overview: &overview, cells: Vec::new(), ranking: Vec::new(), policies };
+        assert_eq!(view.colour_of("b"), colour::series(1));
+        assert!(view.colours().all(|(_, colour)| colour != view.colour_of("h")));
+        assert_eq!(view.colour_of("h"), Colour::AXIS);
+    }
 
     #[test]
     fn a_line_is_parted_where_nothing_was_measured() {
