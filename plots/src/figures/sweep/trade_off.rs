@@ -1,4 +1,6 @@
-//! What a lower TTFT costs in TPOT: every policy by both, and the front of those that none beats in both.
+//! What a lower TTFT costs in TPOT: every policy by both, and the front of the routers that none beats in both.
+
+use lodestar_scenarios::scenario::Kind;
 
 use super::{SweepView, WIDTH};
 use crate::axis::{Axis, Format};
@@ -9,22 +11,29 @@ use crate::panel::{Panel, Series};
 
 /// None if no cell has answers of more than a token.
 pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
-    let policies: Vec<(&str, Point)> = view
+    let all: Vec<(&str, Kind, Point)> = view
         .overview
         .summary
         .iter()
-        .filter_map(|row| Some((row.policy.as_str(), place(view, &row.policy)?)))
+        .filter_map(|row| Some((row.policy.as_str(), row.kind, place(view, &row.policy)?)))
         .collect();
-    let front = front(&policies);
-    if policies.len() < 2 {
+    if all.len() < 2 {
         return None;
     }
+    let front = front(&all);
     let colours: Vec<_> = view.colours().collect();
+    let is_shown = |policy: &str| colours.iter().any(|(name, _)| *name == policy);
+    let others = all.iter().any(|(name, ..)| !is_shown(name));
+    let entries = colours.iter().copied().chain(others.then_some(("others", Colour::AXIS)));
     let mut canvas = Canvas::new(WIDTH, 460.0 + 22.0 * colours.len() as f64 / 3.0);
-    let subtitle = "means over those of the baseline, geometric over cells; the line joins those that none beats in both";
-    let area = canvas.heading(canvas.area(), "TPOT against TTFT", subtitle);
-    let area = legend::draw(&mut canvas, area, colours.iter().copied());
-    let both = |pick: fn(&Point) -> f64| policies.iter().map(move |(_, point)| pick(point));
+    let front_is = match front.as_slice() {
+        [(best, _)] => format!("{best} is the best router in both"),
+        _ => "the line joins the routers that none beats in both".to_owned(),
+    };
+    let subtitle = format!("means over those of the baseline, geometric over cells; {front_is}");
+    let area = canvas.heading(canvas.area(), "TPOT against TTFT", &subtitle);
+    let area = legend::draw(&mut canvas, area, entries);
+    let both = |pick: fn(&Point) -> f64| all.iter().map(move |(.., point)| pick(point));
     let lowest = both(|point| point.1).fold(f64::INFINITY, f64::min);
     let highest = both(|point| point.1).fold(0.0_f64, f64::max);
     let panel = Panel {
@@ -41,14 +50,17 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
         }],
     };
     panel.draw(&mut canvas, area);
-    for (policy, point) in &policies {
-        let shown = colours.iter().find(|(name, _)| name == policy);
-        let colour = shown.map_or(Colour::MUTED, |(_, colour)| *colour);
-        panel.draw_dots(&mut canvas, area, &Series { points: vec![*point], colour });
+    for (policy, _, point) in &all {
+        let series = Series { points: vec![*point], colour: view.colour_of(policy) };
+        panel.draw_dots(&mut canvas, area, &series);
     }
-    let is_shown = |policy: &str| colours.iter().any(|(name, _)| *name == policy);
-    for (policy, point) in front.iter().filter(|(policy, _)| !is_shown(policy)) {
-        panel.draw_label(&mut canvas, area, *point, policy);
+    let is_named = |policy: &str, kind: Kind| {
+        kind == Kind::Yardstick || front.iter().any(|(name, _)| *name == policy)
+    };
+    for (policy, kind, point) in &all {
+        if is_named(policy, *kind) && !is_shown(policy) {
+            panel.draw_label(&mut canvas, area, *point, policy);
+        }
     }
     Some(canvas)
 }
@@ -74,9 +86,11 @@ fn place(view: &SweepView<'_>, policy: &str) -> Option<Point> {
     (cells > 0).then(|| (mean(sums.0), mean(sums.1)))
 }
 
-/// Those that no other one equals or beats in both, from the lowest TTFT to the lowest TPOT.
-fn front<'a>(policies: &[(&'a str, Point)]) -> Vec<(&'a str, Point)> {
-    let mut sorted = policies.to_vec();
+/// The routers that no other one equals or beats in both, from the lowest TTFT to the lowest TPOT. Against
+/// yardsticks, which are none, none would be left.
+fn front<'a>(policies: &[(&'a str, Kind, Point)]) -> Vec<(&'a str, Point)> {
+    let routers = policies.iter().filter(|(_, kind, _)| *kind != Kind::Yardstick);
+    let mut sorted: Vec<_> = routers.map(|(name, _, point)| (*name, *point)).collect();
     sorted.sort_by(|(_, a), (_, b)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut front: Vec<(&str, Point)> = Vec::new();
     for (policy, point) in sorted {
@@ -92,13 +106,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_front_has_those_that_nobody_beats_in_both() {
+    fn the_front_has_the_routers_that_nobody_beats_in_both() {
         let all = [
-            ("beaten", (0.6, 1.0)),
-            ("fast", (0.5, 1.0)),
-            ("smooth", (0.9, 0.7)),
-            ("between", (0.7, 0.8)),
-            ("worst", (1.0, 1.1)),
+            ("beaten", Kind::Heuristic, (0.6, 1.0)),
+            ("bound", Kind::Yardstick, (0.1, 0.1)),
+            ("fast", Kind::Learned, (0.5, 1.0)),
+            ("smooth", Kind::Heuristic, (0.9, 0.7)),
+            ("between", Kind::Heuristic, (0.7, 0.8)),
+            ("worst", Kind::Heuristic, (1.0, 1.1)),
         ];
         let names: Vec<_> = front(&all).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["fast", "between", "smooth"]);
