@@ -106,6 +106,9 @@ fn a_report_is_one_page_with_everything_in_it() {
     );
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; "), "the name is there");
     assert!(!page.contains("<script>alert"), "the name is not escaped");
+    // What fits on a phone is who and how fast.
+    let column = |name: &str| page.find(&format!(">{name}</button>")).expect("a column");
+    assert!(column("policy") < column("mean") && column("mean to best") < column("kind"));
     // A row a policy and a row a cell and policy.
     assert_eq!(page.matches("<tr class=\"baseline\">").count(), 1 + 3);
     assert_eq!(page.matches("<tr").count(), 2 + 3 + 9);

@@ -16,8 +16,6 @@ type Column = (&'static str, &'static str);
 pub(super) fn policies(overview: &Overview) -> Markup {
     const COLUMNS: [Column; 13] = [
         ("policy", ""),
-        ("kind", "yardsticks are no routers: they show what is left to win"),
-        ("cells", "cells in which it and the baseline have figures"),
         ("mean", "geometric mean over cells of mean TTFT over the baseline's"),
         ("P99", "the same of the P99 of TTFT"),
         (
@@ -34,13 +32,13 @@ pub(super) fn policies(overview: &Overview) -> Markup {
             "rejected",
             "requests of a run without an answer, which count in no ratio; mean over cells",
         ),
+        ("cells", "cells in which it and the baseline have figures"),
+        ("kind", "yardsticks are no routers: they show what is left to win"),
     ];
     let row = |row: &PolicySummary| {
         let count = |count: u64| Field::Number(Some(count as f64), count.to_string());
         let fields = vec![
             Field::Text(&row.policy),
-            Field::Text(row.kind.as_str()),
-            count(row.cells),
             ratio(row.mean_ratio),
             ratio(row.p99_ratio),
             ratio(row.mean_ratio_to_best),
@@ -51,6 +49,8 @@ pub(super) fn policies(overview: &Overview) -> Markup {
             count(row.verdicts.losses),
             count(row.lost_to_best),
             Field::Number(row.rejected, written(row.rejected, 1)),
+            count(row.cells),
+            Field::Text(row.kind.as_str()),
         ];
         html! { tr.baseline[row.policy == overview.baseline] { (cells(&fields)) } }
     };
