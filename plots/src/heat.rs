@@ -190,11 +190,9 @@ mod tests {
         let mut canvas = Canvas::new(400.0, 100.0);
         map.draw(&mut canvas, Rect { left: 0.0, top: 0.0, right: 400.0, bottom: 100.0 }, 0.0);
         let ends = |wanted: Colour| -> Vec<(f64, f64)> {
-            let of = |shape: &Shape| match shape {
-                Shape::Fill { area, colour } if *colour == wanted => {
-                    Some((area.left, area.right.round()))
-                }
-                _ => None,
+            let of = |shape: &Shape| {
+                let Shape::Fill { area, colour } = shape else { return None };
+                (*colour == wanted).then(|| (area.left, area.right.round()))
             };
             canvas.shapes.iter().filter_map(of).collect()
         };

@@ -133,6 +133,7 @@ mod tests {
             comparison: Vec::new(),
             summary: Vec::new(),
             baseline: names[0].clone(),
+            extent: lodestar_scenarios::sweep::Extent::default(),
             command: String::new(),
         };
         let policies = names[..MOST_POLICIES].iter().map(String::as_str).collect();

@@ -38,7 +38,7 @@ pub(super) struct Planned {
 }
 
 /// How much of a sweep there is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Extent {
     /// Cells of the scenario.
     pub cells: usize,
