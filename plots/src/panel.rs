@@ -48,10 +48,16 @@ impl Panel {
         canvas.text(&self.x.title, below, Align::Centre, TextStyle::SMALL);
         self.chart(canvas, area, |chart| {
             draw_axes(chart, true)?;
-            self.x.draw_marks(chart, self.y.ends(), frame.width())?;
-            for series in &self.series {
-                let line =
-                    LineSeries::new(series.points.iter().copied(), series.colour.stroke(2.0));
+            self.x.draw_marks(chart, self.y.ends(), frame.width())
+        });
+        self.draw_lines(canvas, area, &self.series);
+    }
+
+    /// Draws lines over what [`Self::draw`] drew into the same area.
+    pub(crate) fn draw_lines(&self, canvas: &mut Canvas, area: Rect, lines: &[Series]) {
+        self.chart(canvas, area, |chart| {
+            for Series { points, colour } in lines {
+                let line = LineSeries::new(points.iter().copied(), colour.stroke(2.0));
                 chart.draw_series(line)?;
             }
             Ok(())

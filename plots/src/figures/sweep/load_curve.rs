@@ -14,6 +14,9 @@ use crate::panel::{Panel, Series};
 /// over the P99 of an idle fleet, which a sweep does not know.
 const KNEE_FACTOR: f64 = 4.0;
 
+/// Pieces of a diagram's width in which another line is above the others.
+const TURNS: usize = 70;
+
 /// Cells that differ in their rate alone, by rate.
 type Ladder<'a> = Vec<(f64, &'a CellIdentity)>;
 
@@ -28,12 +31,13 @@ pub(crate) fn draw(view: &SweepView<'_>) -> Option<Canvas> {
     let legend_height = 22.0 * view.policies.len() as f64 / 3.0;
     let mut canvas = Canvas::new(WIDTH, 100.0 + legend_height + 270.0 * rows as f64);
     let title = "P99 of TTFT against load";
-    let subtitle = "means over seeds; the upright line is the knee";
+    let subtitle = "means over seeds; lines that coincide take turns; the upright line is the knee";
     let area = canvas.heading(canvas.area(), title, subtitle);
     let area = legend::draw(&mut canvas, area, view.colours());
     for (ladder, area) in ladders.iter().zip(area.grid(rows, columns, (30.0, 18.0))) {
         let panel = panel(view, ladder);
         panel.draw(&mut canvas, area);
+        panel.draw_lines(&mut canvas, area, &turns(&panel));
         for series in &panel.series {
             panel.draw_points(&mut canvas, area, series);
         }
@@ -92,6 +96,32 @@ fn panel(view: &SweepView<'_>, ladder: &Ladder<'_>) -> Panel {
     }
 }
 
+/// Short pieces of lines to draw over them, each line's elsewhere: of lines that coincide every one is seen.
+fn turns(panel: &Panel) -> Vec<Series> {
+    let [low, high] = panel.x.ends();
+    let edge = |turn: usize| low + (high - low) * turn as f64 / TURNS as f64;
+    let mut pieces = Vec::new();
+    for (index, Series { points, colour }) in panel.series.iter().enumerate() {
+        for turn in (index..TURNS).step_by(panel.series.len()) {
+            let (from, to) = (edge(turn), edge(turn + 1));
+            let inside = points.iter().copied().filter(|(rate, _)| (from..to).contains(rate));
+            let points: Vec<Point> =
+                at(points, from).into_iter().chain(inside).chain(at(points, to)).collect();
+            pieces.push(Series { points, colour: *colour });
+        }
+    }
+    pieces
+}
+
+/// Where a line is at a rate, on a logarithmic axis.
+fn at(points: &[Point], rate: f64) -> Option<Point> {
+    let is_around = |ends: &&[Point]| (ends[0].0..=ends[1].0).contains(&rate);
+    let ends = points.windows(2).find(is_around)?;
+    let share = (rate - ends[0].0) / (ends[1].0 - ends[0].0);
+    let p99 = ends[0].1 * (ends[1].1 / ends[0].1).powf(share);
+    p99.is_finite().then_some((rate, p99))
+}
+
 /// For a scenario that does not say: the highest rate up to which the P99 stays below [`KNEE_FACTOR`] times what it is at the
 /// lowest, if it goes above at some rate.
 fn knee(curve: &[Point]) -> Option<f64> {
@@ -103,6 +133,7 @@ fn knee(curve: &[Point]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::colour;
 
     #[test]
     fn a_ladder_is_of_cells_that_differ_in_their_rate_alone() {
@@ -122,6 +153,24 @@ mod tests {
             .map(|ladder| ladder.iter().map(|(_, cell)| cell.index).collect())
             .collect();
         assert_eq!(indices, [[2, 0]]);
+    }
+
+    #[test]
+    fn lines_that_coincide_are_all_seen() {
+        let points = vec![(1.0, 10.0), (2.0, 1000.0)];
+        let line = |index| Series { points: points.clone(), colour: colour::series(index) };
+        let panel = Panel {
+            title: String::new(),
+            x: Axis::linear("", 1.0, 2.0, Format::Number),
+            y: Axis::log("", [10.0, 1000.0].into_iter(), Format::Number),
+            series: vec![line(0), line(1)],
+        };
+        let pieces = turns(&panel);
+        let seen =
+            |index| pieces.iter().filter(|piece| piece.colour == colour::series(index)).count();
+        assert_eq!([seen(0), seen(1)], [TURNS / 2; 2]);
+        assert!((at(&points, 1.5).expect("between").1 - 100.0).abs() < 1e-9);
+        assert_eq!(at(&points, 2.5), None);
     }
 
     #[test]
