@@ -9,6 +9,10 @@ enum Field<'a> {
     Number(Option<f64>, String),
 }
 
+/// What the star says.
+const FLATTERED: &str =
+    "* It left more requests without an answer than the baseline, which count in no ratio.";
+
 /// A column's name, and what it means.
 type Column = (&'static str, &'static str);
 
@@ -44,7 +48,10 @@ pub(super) fn policies(overview: &Overview) -> Markup {
             ratio(row.mean_ratio_to_best),
             ratio(row.p99_ratio_to_best),
             share(row.gap_closed),
-            count(row.verdicts.wins),
+            Field::Number(
+                Some(row.verdicts.wins as f64),
+                format!("{}{}", row.verdicts.wins, if row.loses_requests > 0 { "*" } else { "" }),
+            ),
             count(row.verdicts.ties),
             count(row.verdicts.losses),
             count(row.lost_to_best),
@@ -59,7 +66,8 @@ pub(super) fn policies(overview: &Overview) -> Markup {
     rows.sort_by(|a, b| place(a).total_cmp(&place(b)));
     html! {
         p { "Ratios are to " code { (overview.baseline) } " (the marked row) or to the best heuristic of each cell; "
-            "below 1 is faster; with two seeds or more each has its 95 % interval. A win is an interval below 1." }
+            "below 1 is faster; with two seeds or more each has its 95 % interval. A win is an interval below 1. "
+            (FLATTERED) }
         (table("Policies over all cells", &COLUMNS, rows.into_iter().map(row)))
     }
 }
@@ -99,7 +107,7 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
             ratio(row.mean_ratio_to_best),
             ratio(row.p99_ratio_to_best),
             share(row.gap_closed),
-            Field::Text(row.mean_ratio.map_or("", verdict)),
+            Field::Text(row.mean_ratio.map_or("", |ratio| verdict(ratio, row.loses_requests))),
             number(row.tpot_mean_ms, 2),
             number(row.hit_ratio, 3),
             number(row.rejected, 1),
@@ -108,7 +116,7 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
     };
     html! {
         p { "Ratios are to " code { (overview.baseline) } " with the same requests; the interval comes from the "
-            "spread over seeds. With a single seed there is none, and no verdict." }
+            "spread over seeds. With a single seed there is none, and no verdict. " (FLATTERED) }
         (table("Every policy in every cell", &COLUMNS, overview.comparison.iter().map(row)))
     }
 }
@@ -155,11 +163,14 @@ fn written(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(String::new, |value| format!("{value:.decimals$}"))
 }
 
-fn verdict(ratio: Ratio) -> &'static str {
-    match ratio.verdict() {
-        Verdict::Tie if ratio.interval.is_none() => "",
-        Verdict::Win => "win",
-        Verdict::Tie => "tie",
-        Verdict::Loss => "loss",
+fn verdict(ratio: Ratio, loses_requests: bool) -> &'static str {
+    match (ratio.verdict(), loses_requests) {
+        (Verdict::Tie, _) if ratio.interval.is_none() => "",
+        (Verdict::Win, false) => "win",
+        (Verdict::Win, true) => "win*",
+        (Verdict::Tie, false) => "tie",
+        (Verdict::Tie, true) => "tie*",
+        (Verdict::Loss, false) => "loss",
+        (Verdict::Loss, true) => "loss*",
     }
 }

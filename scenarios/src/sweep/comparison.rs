@@ -4,7 +4,7 @@
 //! its seeds'. Below 1 is faster.
 
 use super::figures::{Figure, Figures};
-use super::interval::{Ratio, Share};
+use super::interval::{Ratio, Share, is_positive};
 use super::item::{CellIdentity, Item};
 use crate::scenario::Kind;
 use crate::summary::Summary;
@@ -38,6 +38,10 @@ pub struct ComparisonRow {
     pub preemptions: Option<f64>,
     /// Of rejected requests.
     pub rejected: Option<f64>,
+    /// Share of the requests that were rejected.
+    pub lost_requests: Option<f64>,
+    /// Whether that is more than the baseline's beyond luck. They have no TTFT, so ratios flatter it.
+    pub loses_requests: bool,
     /// Mean TTFT against the baseline's.
     pub mean_ratio: Option<Ratio>,
     /// P99 of TTFT against the baseline's.
@@ -75,6 +79,11 @@ fn row(runs: &[Item], figures: &Figures<'_>, baseline: &str) -> ComparisonRow {
         let logs = figures.log_ratios(cell, figure, &first.policy, other);
         Ratio::of_logs(&logs.into_values().collect::<Vec<_>>())
     };
+    let (lost, baseline_lost) = (
+        figures.by_seed(cell, Figure::Lost, &first.policy),
+        figures.by_seed(cell, Figure::Lost, baseline),
+    );
+    let more = lost.iter().filter_map(|(seed, share)| Some(share - baseline_lost.get(seed)?));
     let over_best = |figure| over(figure, figures.best_heuristic(cell, figure)?);
     ComparisonRow {
         cell: first.cell.clone(),
@@ -90,6 +99,8 @@ fn row(runs: &[Item], figures: &Figures<'_>, baseline: &str) -> ComparisonRow {
         hit_ratio: mean(|s| s.hit_ratio),
         preemptions: mean(|s| Some(s.preemptions as f64)),
         rejected: mean(|s| Some(s.rejected as f64)),
+        lost_requests: mean(|s| (s.requests > 0).then(|| s.rejected as f64 / s.requests as f64)),
+        loses_requests: is_positive(&more.collect::<Vec<_>>()),
         mean_ratio: over(Figure::Mean, baseline),
         p99_ratio: over(Figure::P99, baseline),
         best_heuristic: figures.best_heuristic(cell, Figure::Mean).map(str::to_owned),

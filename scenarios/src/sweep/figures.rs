@@ -1,4 +1,4 @@
-//! The TTFT of every run of a sweep, looked up by cell, policy and seed: what ratios are made of.
+//! The TTFT of every run of a sweep, looked up by cell, policy and seed: what ratios are made of; and how many requests have none.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ const HINDSIGHT: &str = "hindsight";
 /// The least gap between the best heuristics and hindsight that has shares, as a part of the heuristics' times.
 const GAP_MIN: f64 = 0.01;
 
-/// Mean and P99 of TTFT, ms, by seed.
-type BySeed = BTreeMap<u64, [f64; 2]>;
+/// Mean and P99 of TTFT, ms, and the share of requests without an answer, by seed.
+type BySeed = BTreeMap<u64, [f64; 3]>;
 
 /// Which of a run's figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(super) enum Figure {
     Mean,
     /// P99 of TTFT.
     P99,
+    /// Share of the requests that got no answer.
+    Lost,
 }
 
 /// The figures of the runs that have them.
@@ -36,10 +38,10 @@ impl<'a> Figures<'a> {
         let mut runs: BTreeMap<u32, BTreeMap<&str, BySeed>> = BTreeMap::new();
         let mut heuristics: BTreeMap<u32, BTreeMap<&str, BySeed>> = BTreeMap::new();
         for item in items {
-            let Some(ttft) = item.measured().and_then(|measured| measured.summary.ttft_ms) else {
-                continue;
-            };
-            let figures = [ttft.mean, ttft.p99];
+            let Some(summary) = item.measured().map(|measured| &measured.summary) else { continue };
+            let Some(ttft) = summary.ttft_ms else { continue };
+            let lost = summary.rejected as f64 / summary.requests as f64;
+            let figures = [ttft.mean, ttft.p99, lost];
             let note = |by_cell: &mut BTreeMap<u32, BTreeMap<&'a str, BySeed>>| {
                 let policies = by_cell.entry(item.cell.index).or_default();
                 policies.entry(&item.policy).or_default().insert(item.seed, figures);
@@ -70,10 +72,10 @@ impl<'a> Figures<'a> {
         self.best.get(&cell).map(|best| best[figure as usize])
     }
 
-    /// A policy's figure, ms, by seed.
+    /// A policy's figure, by seed; times are ms.
     pub(super) fn by_seed(&self, cell: u32, figure: Figure, policy: &str) -> BTreeMap<u64, f64> {
         let by_seed = self.runs.get(&cell).and_then(|policies| policies.get(policy));
-        let pick = |(seed, figures): (&u64, &[f64; 2])| (*seed, figures[figure as usize]);
+        let pick = |(seed, figures): (&u64, &[f64; 3])| (*seed, figures[figure as usize]);
         by_seed.into_iter().flatten().map(pick).collect()
     }
 
@@ -141,7 +143,7 @@ mod tests {
 
     /// One cell with these mean TTFTs, ms, of one seed; the heuristic has 100.
     fn share(policy: f64, hindsight: f64) -> Option<f64> {
-        let of = |ms| BySeed::from([(1, [ms, ms])]);
+        let of = |ms| BySeed::from([(1, [ms, ms, 0.0])]);
         let cell = [("heuristic", of(100.0)), ("policy", of(policy)), (HINDSIGHT, of(hindsight))];
         let figures = Figures {
             runs: BTreeMap::from([(0, BTreeMap::from(cell))]),

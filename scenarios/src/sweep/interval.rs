@@ -112,6 +112,11 @@ impl Ratio {
     }
 }
 
+/// Whether what single seeds have is above 0 in the mean, by the interval alone.
+pub(super) fn is_positive(seeds: &[f64]) -> bool {
+    interval(seeds).is_some_and(|interval| interval.low > 0.0)
+}
+
 /// The interval of the mean.
 fn interval(samples: &[f64]) -> Option<Interval> {
     if samples.len() < 2 {

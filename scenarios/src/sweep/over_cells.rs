@@ -44,6 +44,8 @@ pub struct PolicySummary {
     pub lost_to_best: u64,
     /// Requests of a run that were rejected or failed, mean over seeds and cells: they have no TTFT, and count in no ratio.
     pub rejected: Option<f64>,
+    /// Cells in which those are more than the baseline's beyond luck, so that its ratios flatter it.
+    pub loses_requests: u64,
 }
 
 /// How many cells have which verdict.
@@ -101,6 +103,7 @@ pub(super) fn summarise(
             verdicts: Verdicts::of(rows.iter().map(|row| row.mean_ratio)),
             verdicts_to_best: Verdicts::of(rows.iter().map(|row| row.mean_ratio_to_best)),
             lost_to_best: rows.iter().filter(is_lost).count() as u64,
+            loses_requests: rows.iter().filter(|row| row.loses_requests).count() as u64,
             rejected: (!rejected.is_empty()).then(|| mean(rejected.into_iter())),
         }
     };

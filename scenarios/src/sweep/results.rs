@@ -166,6 +166,8 @@ struct ComparisonLine<'a> {
     gap_closed: Option<f64>,
     gap_closed_low: Option<f64>,
     gap_closed_high: Option<f64>,
+    lost_requests_percent: Option<f64>,
+    loses_requests: bool,
 }
 
 /// `comparison.csv`.
@@ -204,6 +206,8 @@ pub(super) fn comparison_csv(rows: &[ComparisonRow]) -> Vec<u8> {
         gap_closed: row.gap_closed.map(|share| share.value),
         gap_closed_low: bound(row.gap_closed, |interval| interval.low),
         gap_closed_high: bound(row.gap_closed, |interval| interval.high),
+        lost_requests_percent: row.lost_requests.map(|share| 100.0 * share),
+        loses_requests: row.loses_requests,
     }))
 }
 
@@ -251,6 +255,7 @@ struct SummaryLine<'a> {
     gap_closed_low: Option<f64>,
     gap_closed_high: Option<f64>,
     rejected: Option<f64>,
+    loses_requests: u64,
 }
 
 /// `summary.csv`.
@@ -282,6 +287,7 @@ pub(super) fn summary_csv(rows: &[PolicySummary]) -> Vec<u8> {
         gap_closed_low: bound(row.gap_closed, |interval| interval.low),
         gap_closed_high: bound(row.gap_closed, |interval| interval.high),
         rejected: row.rejected,
+        loses_requests: row.loses_requests,
     }))
 }
 

@@ -41,7 +41,7 @@ pub(super) fn summary(rows: &[PolicySummary], baseline: &str) -> String {
             with_interval(row.mean_ratio_to_best),
             show(row.p99_ratio_to_best),
             row.gap_closed.map_or_else(|| "-".to_owned(), |share| share.to_string()),
-            row.verdicts.wins,
+            format!("{}{}", row.verdicts.wins, if row.loses_requests > 0 { "*" } else { "" }),
             row.verdicts.ties,
             row.verdicts.losses,
             row.lost_to_best
@@ -49,6 +49,7 @@ pub(super) fn summary(rows: &[PolicySummary], baseline: &str) -> String {
         .expect("a String takes what is written to it");
     }
     text.push_str(&rejected(&rows));
+    text.push_str(&loses_requests(&rows, baseline));
     if rows.iter().all(|row| row.mean_ratio.is_none_or(|ratio| ratio.interval.is_none())) {
         text.push_str(
             "without two seeds that ran in every cell there are no intervals; --seeds 5 gives them\n",
@@ -69,6 +70,20 @@ fn rejected(rows: &[&PolicySummary]) -> String {
     }
     let who = who.join(", ");
     format!("requests of a run without an answer, which count in no ratio: {who}\n")
+}
+
+/// A line that says whom ratios flatter, if anybody.
+fn loses_requests(rows: &[&PolicySummary], baseline: &str) -> String {
+    let losing = rows.iter().filter(|row| row.loses_requests > 0);
+    let who: Vec<String> =
+        losing.map(|row| format!("{} in {}", row.policy, row.loses_requests)).collect();
+    if who.is_empty() {
+        return String::new();
+    }
+    let who = who.join(", ");
+    format!(
+        "* more of them than {baseline}, so that its ratios look better than it is; cells: {who}\n"
+    )
 }
 
 fn with_interval(ratio: Option<Ratio>) -> String {
@@ -102,11 +117,15 @@ mod tests {
             verdicts_to_best: Verdicts::default(),
             lost_to_best: 0,
             rejected,
+            loses_requests: u64::from(policy == "c"),
         };
         let rows =
             [row("a", Some(6.33)), row("b", Some(0.0)), row("c", Some(19.0)), row("d", None)];
         let text = summary(&rows, "a");
         assert!(text.contains("which count in no ratio: a 6.3, c 19.0\n"), "{text}");
-        assert!(!summary(&rows[1..2], "b").contains("without an answer"));
+        assert!(text.contains("* more of them than a, so that its ratios look better"), "{text}");
+        assert!(text.contains("; cells: c in 1\n") && text.matches(" 0*").count() == 1, "{text}");
+        let text = summary(&rows[1..2], "b");
+        assert!(!text.contains("without an answer") && !text.contains('*'), "{text}");
     }
 }

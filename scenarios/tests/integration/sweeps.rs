@@ -226,6 +226,41 @@ fn ratios_are_to_the_baseline_and_to_the_best() {
 }
 
 #[test]
+fn who_leaves_more_requests_without_an_answer_than_the_baseline_is_marked() {
+    let folder = tempfile::tempdir().unwrap();
+    whole(folder.path());
+    let lose = |seed: u64, requests: u64| {
+        let path = format!("runs/a100-2--share47--8rps/random/{seed}.json");
+        let path = folder.path().join(path);
+        let mut item: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let summary = &mut item["outcome"]["done"]["summary"];
+        let all = summary["requests"].as_u64().unwrap();
+        summary["finished"] = (all - requests).into();
+        summary["rejected"] = requests.into();
+        fs::write(&path, item.to_string()).unwrap();
+        all
+    };
+    let marked = || {
+        let merged = write_tables(folder.path(), None).unwrap();
+        let rows = merged.comparison.iter().filter(|row| row.loses_requests);
+        let rows: Vec<_> = rows.map(|row| (row.policy.clone(), row.lost_requests)).collect();
+        let cells: u64 = merged.summary.iter().map(|row| row.loses_requests).sum();
+        assert_eq!(cells, rows.len() as u64);
+        assert_eq!(merged.text().contains("cells: random in 1\n"), cells > 0, "{}", merged.text());
+        rows
+    };
+    let all = lose(1, 3);
+    assert_eq!(marked(), [], "one seed of two says nothing");
+    lose(2, 3);
+    assert_eq!(marked(), [("random".to_owned(), Some(3.0 / all as f64))]);
+    let csv = fs::read_to_string(folder.path().join("comparison.csv")).unwrap();
+    let header = csv.lines().next().unwrap();
+    assert!(header.ends_with(",lost_requests_percent,loses_requests"), "{header}");
+    assert_eq!(csv.matches(",true\n").count(), 1, "{csv}");
+}
+
+#[test]
 fn ratios_are_paired_by_seed_and_have_intervals() {
     let folder = tempfile::tempdir().unwrap();
     let options = SweepOptions { seeds: Some(3), ..options("1/1") };
