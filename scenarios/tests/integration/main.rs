@@ -6,6 +6,7 @@ mod determinism;
 mod events;
 mod fixtures;
 mod measured_logs;
+mod odd_sweeps;
 mod replacement;
 mod request_calibration;
 mod scenarios;
