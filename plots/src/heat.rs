@@ -192,7 +192,7 @@ mod tests {
         let ends = |wanted: Colour| -> Vec<(f64, f64)> {
             let of = |shape: &Shape| {
                 let Shape::Fill { area, colour } = shape else { return None };
-                (*colour == wanted).then(|| (area.left, area.right.round()))
+                (*colour == wanted).then_some((area.left.floor(), area.right.floor()))
             };
             canvas.shapes.iter().filter_map(of).collect()
         };
