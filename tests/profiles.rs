@@ -1,12 +1,13 @@
-//! Profiles that a script and `lodestar calibrate` make are what these make today.
+//! The profile that a script and `lodestar calibrate` make is what these make today.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::Command;
 
-/// Makes the profile of a GPU of LLMServingSim's again, and finds its numbers in the catalog's.
-fn is_what_is_made(gpu: &str, named_there: &str) {
+#[test]
+fn an_rtx_pro_6000_is_fitted_to_its_operators() {
+    let (gpu, named_there) = ("rtx-pro-6000", "RTXPRO6000");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tables = root.join("../shared/data/gpu/llmservingsim");
     if !tables.is_dir() {
@@ -33,14 +34,4 @@ fn is_what_is_made(gpu: &str, named_there: &str) {
         12,
         "{made}"
     );
-}
-
-#[test]
-fn an_rtx_4090_is_fitted_to_its_operators() {
-    is_what_is_made("rtx4090", "RTX4090");
-}
-
-#[test]
-fn an_rtx_pro_6000_is_fitted_to_its_operators() {
-    is_what_is_made("rtx-pro-6000", "RTXPRO6000");
 }
