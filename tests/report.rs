@@ -154,6 +154,52 @@ fn part_of_a_sweep_is_drawn_and_drawn_again_the_same() {
 }
 
 #[test]
+fn several_sweeps_are_one_page_with_a_row_each() {
+    let folder = swept();
+    let sweep = [
+        "sweep",
+        "s.toml",
+        "--out",
+        "more/b",
+        "--policies",
+        "random,least-kv",
+        "--baseline",
+        "random",
+    ];
+    fs::create_dir(folder.path().join("more")).expect("made");
+    assert!(lodestar(folder.path(), &sweep).status.success());
+    fs::rename(folder.path().join("out"), folder.path().join("more/a")).expect("moved");
+    assert!(lodestar(folder.path(), &["plot", "more"]).status.success());
+    let page = fs::read_to_string(folder.path().join("more/report.html")).expect("a report");
+    check_nesting(&page);
+    for part in
+        ["href=\"a/report.html\"", "href=\"b/report.html\"", "3 cells, 3 policies, seeds 1 to 2"]
+    {
+        assert!(page.contains(part), "no {part}");
+    }
+    assert!(
+        page.contains("&lt;script&gt;alert(1)") && !page.contains("<script>alert"),
+        "not escaped"
+    );
+    // Four policies, of which random has figures in both sweeps and comes first, however slow.
+    assert_eq!(page.matches("<tr").count(), 1 + 4);
+    let map = fs::read_to_string(folder.path().join("more/figures/ttft_ratio.svg")).expect("a map");
+    let place = |name: &str| map.find(name).expect("a column");
+    for other in ["prefix-cache", "mooncake", "least-kv"] {
+        assert!(place("random") < place(other), "{other}");
+    }
+    let again = lodestar(folder.path(), &["plot", "more", "--baseline", "random"]);
+    assert_eq!(again.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("--baseline has no effect on several sweeps"), "{said}");
+    fs::write(folder.path().join("more/b/summary.csv"), "").expect("written");
+    let damaged = lodestar(folder.path(), &["plot", "more"]);
+    assert_eq!(damaged.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&damaged.stderr).into_owned();
+    assert!(said.contains("more/b/summary.csv is damaged"), "{said}");
+}
+
+#[test]
 fn a_replay_is_drawn_too_and_can_be_replaced_after_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let trace =

@@ -77,6 +77,15 @@ impl HeatMap {
         });
     }
 
+    /// Whether an instance is out of service at any time.
+    fn has_absent(&self) -> bool {
+        let ended = self.ended();
+        self.rows.iter().any(|(_, values)| {
+            let values = &values[..(ended * values.len() as f64).round() as usize];
+            values.iter().any(|value| value.is_nan())
+        })
+    }
+
     /// The share of the time after which no row has values: the run is over.
     fn ended(&self) -> f64 {
         let end = |values: &[f64]| {
@@ -140,36 +149,37 @@ impl Shades {
         };
         values.into_iter().map(|value| Tick { value, label: format.write(value) }).collect()
     }
+}
 
-    /// Draws the shades with their values, and what they do not say, in two lines that end at the right of `area`.
-    pub(crate) fn draw_key(&self, canvas: &mut Canvas, area: Rect) {
-        const CELLS: u32 = MAGNITUDE_STEPS;
-        let ticks = self.ticks();
-        let overhang =
-            ticks.last().map_or(0.0, |tick| TextStyle::SMALL.width_of(&tick.label) / 2.0);
-        let right = area.right - overhang;
-        let bar = Rect { left: right - KEY_WIDTH, right, top: area.top, bottom: area.top + 10.0 };
-        for cell in 0..CELLS {
-            let left = bar.left + f64::from(cell) / f64::from(CELLS) * KEY_WIDTH;
-            let right = (left + KEY_WIDTH / f64::from(CELLS) + 0.5).min(bar.right);
-            canvas.fill(
-                Rect { left, right, ..bar },
-                magnitude(f64::from(cell + 1) / f64::from(CELLS)),
-            );
-        }
-        let names = bar.bottom + 16.0;
-        for tick in ticks {
-            let x = bar.left + self.darkness(tick.value) * KEY_WIDTH;
-            canvas.line(vec![(x, bar.bottom), (x, bar.bottom + 3.0)], 1.0, Colour::AXIS);
-            canvas.text(&tick.label, (x, names), Align::Centre, TextStyle::SMALL);
-        }
-        let beside = bar.left - 2.0 * GAP;
+/// Draws the shades of maps that share them, with their values, and what they do not say, in two lines that end at the right of
+/// `area`.
+pub(crate) fn draw_key(maps: &[HeatMap], canvas: &mut Canvas, area: Rect) {
+    const CELLS: u32 = MAGNITUDE_STEPS;
+    let Some(HeatMap { shades, .. }) = maps.first() else { return };
+    let ticks = shades.ticks();
+    let overhang = ticks.last().map_or(0.0, |tick| TextStyle::SMALL.width_of(&tick.label) / 2.0);
+    let right = area.right - overhang;
+    let bar = Rect { left: right - KEY_WIDTH, right, top: area.top, bottom: area.top + 10.0 };
+    for cell in 0..CELLS {
+        let left = bar.left + f64::from(cell) / f64::from(CELLS) * KEY_WIDTH;
+        let right = (left + KEY_WIDTH / f64::from(CELLS) + 0.5).min(bar.right);
+        canvas.fill(Rect { left, right, ..bar }, magnitude(f64::from(cell + 1) / f64::from(CELLS)));
+    }
+    let names = bar.bottom + 16.0;
+    for tick in ticks {
+        let x = bar.left + shades.darkness(tick.value) * KEY_WIDTH;
+        canvas.line(vec![(x, bar.bottom), (x, bar.bottom + 3.0)], 1.0, Colour::AXIS);
+        canvas.text(&tick.label, (x, names), Align::Centre, TextStyle::SMALL);
+    }
+    let beside = bar.left - 2.0 * GAP;
+    if maps.iter().any(HeatMap::has_absent) {
         canvas.text(ABSENT, (beside, bar.bottom), Align::Right, TextStyle::SMALL);
-        let right = beside - TextStyle::SMALL.width_of(ABSENT) - GAP / 2.0;
+        // Browsers without the font take a wider one.
+        let right = beside - TextStyle::SMALL.width_of(ABSENT) * 1.15 - GAP / 2.0;
         canvas.fill(Rect { left: right - 14.0, right, ..bar }, Colour::ABSENT);
-        if matches!(self, Self::LogCount { .. }) {
-            canvas.text("logarithmic", (beside, names), Align::Right, TextStyle::SMALL);
-        }
+    }
+    if matches!(shades, Shades::LogCount { .. }) {
+        canvas.text("logarithmic", (beside, names), Align::Right, TextStyle::SMALL);
     }
 }
 
@@ -198,5 +208,19 @@ mod tests {
         };
         assert_eq!(ends(Colour::ABSENT), [(100.0, 300.0)]);
         assert_eq!(ends(magnitude(1.0)), [(0.0, 100.0), (100.0, 300.0)]);
+
+        let is_in_the_key = |map: HeatMap| {
+            let mut canvas = Canvas::new(400.0, 100.0);
+            draw_key(
+                &[map],
+                &mut canvas,
+                Rect { left: 0.0, top: 0.0, right: 400.0, bottom: 100.0 },
+            );
+            let mut shapes = canvas.shapes.iter();
+            shapes.any(|shape| matches!(shape, Shape::Fill { colour: Colour::ABSENT, .. }))
+        };
+        assert!(is_in_the_key(map.clone()));
+        let ended = [[0.0, 1.0, f64::NAN, f64::NAN]; 2].map(|row| (String::new(), row.to_vec()));
+        assert!(!is_in_the_key(HeatMap { rows: ended.into(), ..map }));
     }
 }

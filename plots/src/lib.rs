@@ -16,6 +16,7 @@ mod heat;
 mod legend;
 mod marks;
 mod panel;
+mod ratio_grid;
 mod render;
 mod report;
 mod samples;
@@ -31,6 +32,7 @@ pub use crate::figures::calibration::{CalibrationFigure, CalibrationPoint};
 pub use crate::figures::trace::TraceInfoFigure;
 pub use crate::figures::validation::{ValidationFigure, ValidationPoint};
 pub use crate::render::PlotError;
+pub use crate::report::scenarios::{SweepInFolder, scenarios_report};
 pub use crate::report::sweep_report;
 
 type DrawFigure = fn(&Results) -> Canvas;

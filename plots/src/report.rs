@@ -4,6 +4,7 @@
 //! read in ten years. Figures are those of `figures/sweep/`, inlined; the page adds words and tables.
 
 mod page;
+pub(crate) mod scenarios;
 mod tables;
 
 use std::fs;

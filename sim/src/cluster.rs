@@ -25,6 +25,8 @@ mod way;
 
 pub use self::clairvoyant::clairvoyant_greedy;
 pub use self::config::{ApiServer, ClusterConfig, InstanceConfig};
+pub(crate) use self::membership::step_time_at;
+pub(crate) use self::plan::is_there_at_start;
 pub use self::plan::{InvalidPlan, PlannedEvent, PlannedKind};
 pub use self::run::{RunOutput, simulate, simulate_from, simulate_logged, simulate_placed};
 pub use self::stuck::Stuck;

@@ -6,6 +6,7 @@
 //! no upper bounds of what is possible; the third can be reached by no run under load.
 
 mod bound;
+mod fate;
 mod hindsight;
 mod lanes;
 

@@ -13,8 +13,10 @@ use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use proptest::prelude::*;
 
 use common::STEP_TIME;
+use plans::{plan, plans};
 
 mod common;
+mod plans;
 
 fn cluster(instances: usize, plan: Vec<PlannedEvent>) -> ClusterConfig {
     let engine = EngineConfig { max_num_batched_tokens: 256, ..EngineConfig::new(80, 512) };
@@ -67,40 +69,6 @@ fn at_ms(ms: u64) -> Time {
     Time::ZERO + Duration::from_millis(ms)
 }
 
-prop_compose! {
-    /// What happens to one instance: at the start or in the middle it goes, perhaps it comes back; perhaps it
-    /// is slow or its metrics are late.
-    fn life()(
-        first in 0_u64..1500,
-        gap in 0_u64..1500,
-        length in 1_u64..2000,
-        going in 0_u8..4,
-        back in any::<bool>(),
-        slow in prop::option::of(prop::sample::select(vec![0.5, 1.3, 3.0])),
-        stale in any::<bool>(),
-    ) -> Vec<(u64, PlannedKind)> {
-        let until = Duration::from_millis(gap + length);
-        let mut life = Vec::new();
-        match going {
-            0 => life.push((first, PlannedKind::Join)),
-            1 => life.push((first, PlannedKind::Crash)),
-            2 => life.push((first, PlannedKind::Drain)),
-            _ => {}
-        }
-        if back && (going == 1 || going == 2) {
-            life.push((first + gap, PlannedKind::Return));
-        }
-        if let Some(factor) = slow {
-            life.push((gap, PlannedKind::Slow { factor, until }));
-        }
-        if stale {
-            let delay = Duration::from_millis(length);
-            life.push((gap, PlannedKind::StaleMetrics { delay, until }));
-        }
-        life
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -108,21 +76,17 @@ proptest! {
     /// no reservation is left.
     #[test]
     fn every_request_ends_once_whatever_happens_to_the_instances(
-        lives in prop::collection::vec(life(), 1..5),
+        instances in 1_usize..5,
+        happenings in plans(12, 2000),
         shapes in prop::collection::vec((0_u64..80, 1_u32..120), 1..60),
         policy in prop::sample::select(PolicyConfig::NAMES.to_vec()),
         replicas in prop::sample::select(vec![1_u32, 2, 4]),
         step_by_step in any::<bool>(),
     ) {
-        let mut plan: Vec<PlannedEvent> = lives
-            .iter()
-            .enumerate()
-            .flat_map(|(at, life)| life.iter().map(move |&(ms, kind)| event(ms, at, kind)))
-            .collect();
-        plan.sort_by_key(|event| event.at);
         let requests = trace(&shapes);
-        let cluster = ClusterConfig { router_replicas: replicas, ..cluster(lives.len(), plan) };
-        prop_assert_eq!(cluster.check_plan(), Ok(()));
+        let mut cluster =
+            ClusterConfig { router_replicas: replicas, ..cluster(instances, vec![]) };
+        plan(&mut cluster, happenings);
         let output = run(&cluster, &requests, policy);
         prop_assert_eq!(output.requests.len(), requests.len());
         let members = cluster.members().len() as u32;

@@ -14,6 +14,9 @@ use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use proptest::prelude::*;
 
 mod common;
+mod plans;
+
+use plans::{plan, plans};
 
 /// Decodes beside a prompt cost less than alone: another dip.
 const STEP_TIME: HingeCoefficients = HingeCoefficients { mixed_factor: 0.8, ..common::STEP_TIME };
@@ -155,6 +158,37 @@ proptest! {
                 prop_assert!(record.e2e() >= bound.e2e(), "{record:?} {bound:?}");
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The search ends with a run of the whole cluster, and asserts that its instances by themselves had the same costs.
+    #[test]
+    fn instances_by_themselves_fail_and_return_as_in_the_cluster(
+        shapes in prop::collection::vec((0_u64..3, 1_u32..90, 1_u32..60, 0_u64..60), 1..40),
+        speeds in prop::collection::vec(prop::sample::select(vec![0.7, 1.0, 2.5]), 2..4),
+        happenings in plans(6, 1200),
+        detection_ms in 1_u64..100,
+    ) {
+        let requests = trace(&shapes);
+        let mut cluster = cluster(&speeds, &engine(50));
+        cluster.detection_delay = Duration::from_millis(detection_ms);
+        plan(&mut cluster, happenings);
+        let start: Vec<InstanceId> =
+            (0..requests.len()).map(|request| InstanceId(request as u32 % 2)).collect();
+        let hour_ns = 3_600_000_000_000;
+        let cost = |output: &RunOutput| -> u64 {
+            let cost = |record: &lodestar_sim::RequestRecord| match record.outcome {
+                Outcome::Finished => record.ttft().expect("it has one").as_nanos(),
+                Outcome::RejectedByRouter | Outcome::RejectedByEngine | Outcome::Failed => hour_ns,
+            };
+            output.requests.iter().map(cost).sum()
+        };
+        let at_start = cost(&simulate_placed(&cluster, &requests, &start, &mut |_| {}).unwrap());
+        let found = hindsight(&cluster, &requests, &[start], 60, 7).unwrap();
+        prop_assert!(cost(&found.output) <= at_start);
     }
 }
 

@@ -4,6 +4,7 @@ use lodestar_scenarios::Results;
 
 use super::{load, run_colours, subtitle, ttft_cdf, ttft_over_time};
 use crate::canvas::{Align, Canvas, TextStyle};
+use crate::heat;
 use crate::legend;
 
 /// Height of the diagrams above the maps.
@@ -35,9 +36,7 @@ pub(crate) fn draw(results: &Results) -> Canvas {
         Align::Left,
         TextStyle::HEADING,
     );
-    if let Some(map) = maps.first() {
-        map.shades.draw_key(&mut canvas, head);
-    }
+    heat::draw_key(&maps, &mut canvas, head);
     // One column of names on the left serves a row of maps.
     let names = load::name_width(&maps);
     let area = area.inset(names, 0.0, 0.0, 0.0);

@@ -16,7 +16,7 @@ use lodestar_scenarios::sweep::{CellIdentity, Item, Measured, Overview, Ratio, S
 use crate::colour::{self, Colour};
 
 /// Width of every figure of a report: what a page shows without scrolling.
-pub(super) const WIDTH: f64 = 760.0;
+pub(crate) const WIDTH: f64 = 760.0;
 
 /// Most policies that share a diagram, which is as many as there are colours.
 const MOST_POLICIES: usize = 7;

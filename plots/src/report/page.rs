@@ -13,9 +13,13 @@ const SCRIPT: &str = include_str!("report.js");
 /// Nothing from elsewhere is loaded, whatever a name in the results says.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
-/// The page as a file.
+/// The page of a sweep as a file.
 pub(super) fn render(view: &SweepView<'_>, figures: &Figures) -> String {
-    let title = format!("{} · Lodestar report", view.overview.items[0].scenario);
+    document(&view.overview.items[0].scenario, &sections(view, figures))
+}
+
+/// A page as a file.
+pub(super) fn document(name: &str, main: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -23,15 +27,15 @@ pub(super) fn render(view: &SweepView<'_>, figures: &Figures) -> String {
                 meta charset="utf-8";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) }
+                title { (name) " · Lodestar report" }
                 style { (PreEscaped(STYLE)) (PreEscaped(colour::style_sheet())) }
             }
             body {
                 header {
-                    h1 { (view.overview.items[0].scenario) }
+                    h1 { (name) }
                     button #theme type="button" hidden { "Theme: system" }
                 }
-                main { (sections(view, figures)) }
+                main { (main) }
                 script { (PreEscaped(SCRIPT)) }
             }
         }
@@ -171,7 +175,7 @@ fn predictions(view: &SweepView<'_>, figures: &Figures) -> Markup {
     }
 }
 
-fn figure(of: &Figure) -> Markup {
+pub(super) fn figure(of: &Figure) -> Markup {
     html! {
         @match &of.svg {
             Some(svg) => figure role="img" aria-label=(of.description) {

@@ -4,7 +4,7 @@ use lodestar_scenarios::sweep::{ComparisonRow, Overview, PolicySummary, Ratio, S
 use maud::{Markup, html};
 
 /// A field: what is read, and what it is sorted by.
-enum Field<'a> {
+pub(super) enum Field<'a> {
     Text(&'a str),
     Number(Option<f64>, String),
 }
@@ -14,7 +14,7 @@ const FLATTERED: &str =
     "* It left more requests without an answer than the baseline, which count in no ratio.";
 
 /// A column's name, and what it means.
-type Column = (&'static str, &'static str);
+pub(super) type Column = (&'static str, &'static str);
 
 /// A row a policy.
 pub(super) fn policies(overview: &Overview) -> Markup {
@@ -121,7 +121,7 @@ pub(super) fn comparison(overview: &Overview) -> Markup {
     }
 }
 
-fn table(name: &str, columns: &[Column], rows: impl Iterator<Item = Markup>) -> Markup {
+pub(super) fn table(name: &str, columns: &[Column], rows: impl Iterator<Item = Markup>) -> Markup {
     html! {
         div.scroll.tall role="region" aria-label=(name) tabindex="0" {
             table {
@@ -134,7 +134,7 @@ fn table(name: &str, columns: &[Column], rows: impl Iterator<Item = Markup>) -> 
     }
 }
 
-fn cells(fields: &[Field<'_>]) -> Markup {
+pub(super) fn cells(fields: &[Field<'_>]) -> Markup {
     html! {
         @for field in fields {
             @match field {

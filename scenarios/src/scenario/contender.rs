@@ -54,8 +54,10 @@ const HINDSIGHT_STARTS: [&str; 9] = [
     "llm-d-sticky",
     "lodestar",
 ];
-/// Most simulations of that search: some seconds for a few thousand requests.
+/// Most simulations of that search, and how many more a request in a long trace: seconds for a thousand requests, a minute or two for
+/// ten thousand.
 const HINDSIGHT_SIMULATIONS: u64 = 5_000;
+const HINDSIGHT_SIMULATIONS_A_REQUEST: u64 = 3;
 
 impl Yardstick {
     const ALL: [(&str, Self); 3] = [
@@ -91,7 +93,9 @@ impl Yardstick {
                     starts
                         .map(|run| Ok(placements_of(cluster, &run?)))
                         .collect::<Result<Vec<_>, Stuck>>()?;
-                Ok(hindsight(cluster, requests, &starts, HINDSIGHT_SIMULATIONS, seed)?.output)
+                let simulations = HINDSIGHT_SIMULATIONS_A_REQUEST * requests.len() as u64;
+                let simulations = simulations.max(HINDSIGHT_SIMULATIONS);
+                Ok(hindsight(cluster, requests, &starts, simulations, seed)?.output)
             }
         }
     }

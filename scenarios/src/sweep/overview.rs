@@ -42,6 +42,28 @@ impl Overview {
     /// When there are no runs or nothing says which there should be, a file is damaged or of another sweep, or the baseline
     /// is not among them.
     pub fn read(folder: &Path, baseline: Option<&str>) -> Result<Self, SweepError> {
+        let (items, extent) = Self::read_runs(folder)?;
+        let baseline = baseline_of(&items, baseline)?;
+        Ok(Self::of_sweep(items, extent, baseline))
+    }
+
+    /// As [`Self::read`], for those who compare with the best heuristic of each cell only: the baseline is any policy that
+    /// has run.
+    ///
+    /// # Errors
+    /// As [`Self::read`], but for the baseline.
+    pub fn read_without_baseline(folder: &Path) -> Result<Self, SweepError> {
+        let (items, extent) = Self::read_runs(folder)?;
+        let any = items[0].policy.clone();
+        Ok(Self::of_sweep(items, extent, any))
+    }
+
+    fn of_sweep(items: Vec<Item>, extent: Extent, baseline: String) -> Self {
+        let command = sweep_command(&items[0], &extent, &baseline);
+        Self::of(items, extent, baseline, command)
+    }
+
+    fn read_runs(folder: &Path) -> Result<(Vec<Item>, Extent), SweepError> {
         check_tables(folder)?;
         let mut lowest: BTreeMap<(u32, String), u64> = BTreeMap::new();
         let mut slim = |item: &mut Item| {
@@ -65,10 +87,8 @@ impl Overview {
                 ItemOutcome::Done(_) | ItemOutcome::Failed(_) => {}
             }
         }
-        let baseline = baseline_of(&items, baseline)?;
         let extent = Planned::of_runs(folder)?.extent(folder, &items)?;
-        let command = sweep_command(&items[0], &extent, &baseline);
-        Ok(Self::of(items, extent, baseline, command))
+        Ok((items, extent))
     }
 
     /// A replay is a sweep of a single cell and seed.

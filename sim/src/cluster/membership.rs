@@ -2,12 +2,14 @@
 
 use lodestar_router::{Event as Fact, InstanceId, Time};
 
+use super::config::ClusterConfig;
 use super::event_queue::{Event, RequestIndex};
 use super::members::Presence;
 use super::plan::{self, PlannedEvent, PlannedKind};
 use super::run::Run;
 use super::way::id_of;
 use crate::record::Outcome;
+use crate::step_time::StepTime;
 
 /// The events that carry a plan out.
 pub(super) fn planned_events(plan: &[PlannedEvent]) -> impl Iterator<Item = (Time, Event)> + '_ {
@@ -27,6 +29,15 @@ pub(super) fn planned_events(plan: &[PlannedEvent]) -> impl Iterator<Item = (Tim
         };
         events.into_iter().flatten()
     })
+}
+
+/// What steps take that an instance schedules at `now`.
+pub(crate) fn step_time_at(config: &ClusterConfig, instance: usize, now: Time) -> StepTime {
+    let normal = &config.instances[instance].step_time;
+    let slow = plan::open_window(&config.plan, instance, now, |kind| {
+        if let PlannedKind::Slow { factor, .. } = kind { Some(*factor) } else { None }
+    });
+    slow.map_or_else(|| normal.clone(), |factor| normal.scaled(factor))
 }
 
 impl Run<'_> {
@@ -58,17 +69,25 @@ impl Run<'_> {
         match event.kind {
             PlannedKind::Join => self.join(event.instance as u32),
             PlannedKind::Return => self.take_back(planned),
-            PlannedKind::Drain => {
-                let id = self.member_at(event.instance).expect("the plan was checked");
-                self.members[id as usize].presence = Presence::Draining;
-                self.tell_all(&Fact::InstanceLeft { instance: InstanceId(id) });
-                self.leave_if_drained(id);
-            }
+            PlannedKind::Drain => self.drain(event.instance),
             PlannedKind::Crash
             | PlannedKind::Slow { .. }
             | PlannedKind::StaleMetrics { .. }
             | PlannedKind::LostKvEvents { .. } => unreachable!("not an order"),
         }
+    }
+
+    fn drain(&mut self, instance: usize) {
+        let Some(id) = self.member_at(instance) else {
+            // It was to return, but has not drained since the time before: it will not.
+            let mut members = self.members.iter_mut();
+            let draining = members.find(|member| member.instance == instance && member.is_alive());
+            draining.expect("the plan was checked").successor = None;
+            return;
+        };
+        self.members[id as usize].presence = Presence::Draining;
+        self.tell_all(&Fact::InstanceLeft { instance: InstanceId(id) });
+        self.leave_if_drained(id);
     }
 
     /// The next member at the instance joins, or will when the last one has drained.
@@ -102,6 +121,7 @@ impl Run<'_> {
             let member = &mut self.members[id as usize];
             member.engine.shut_down(self.now);
             member.presence = Presence::Gone;
+            member.wakeup = None; // there may be one for a step without requests
             if let Some(successor) = member.successor {
                 self.join(successor);
             }
@@ -127,11 +147,7 @@ impl Run<'_> {
     /// Steps that a member schedules from now on take as long as the plan says.
     fn set_speed(&mut self, id: u32) {
         let member = &mut self.members[id as usize];
-        let normal = &self.config.instances[member.instance].step_time;
-        let slow = plan::open_window(&self.config.plan, member.instance, self.now, |kind| {
-            if let PlannedKind::Slow { factor, .. } = kind { Some(*factor) } else { None }
-        });
-        let step_time = slow.map_or_else(|| normal.clone(), |factor| normal.scaled(factor));
+        let step_time = step_time_at(self.config, member.instance, self.now);
         member.engine.set_step_time(self.now, step_time);
     }
 

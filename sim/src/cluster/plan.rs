@@ -162,7 +162,8 @@ fn at_start(plan: &[PlannedEvent], instance: usize) -> Presence {
     }
 }
 
-pub(super) fn is_there_at_start(plan: &[PlannedEvent], instance: usize) -> bool {
+/// Whether an instance is there before anything happens.
+pub(crate) fn is_there_at_start(plan: &[PlannedEvent], instance: usize) -> bool {
     at_start(plan, instance) == Presence::Up
 }
 

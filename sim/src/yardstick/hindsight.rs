@@ -2,8 +2,8 @@
 //!
 //! Given placements, instances do not know of each other. A move is therefore judged by simulating again only the
 //! two instances that it touches, from the change on, and given up when it has not helped some requests later. What
-//! is kept has been simulated to the end, exactly. Closed-loop requests tie instances together and faults are beyond
-//! [`Lanes`]; then a whole run is simulated for each move.
+//! is kept has been simulated to the end, exactly. Closed-loop requests tie instances together, and so does one that is
+//! back before its crash is noticed; then a whole run is simulated for each move.
 
 use lodestar_router::{BlockHash, InstanceId};
 use lodestar_traces::TraceRequest;
@@ -18,6 +18,8 @@ use crate::record::{Outcome, RequestRecord};
 const BLOCK_TOKENS: u32 = 16;
 /// Of so many requests drawn, the one with the largest TTFT is moved.
 const DRAWN: usize = 3;
+/// A simulation of more requests counts as several: a budget is then a time, too.
+const REQUESTS_OF_A_SIMULATION: usize = 1_000;
 /// How far away in the trace a request is that changes places with another, at most.
 const NEIGHBOURS: usize = 20;
 
@@ -28,7 +30,8 @@ pub struct Hindsight {
     pub output: RunOutput,
     /// The instance of each request, by position in the cluster.
     pub placements: Vec<InstanceId>,
-    /// Simulations of one instance that were begun; a whole run counts as one of every instance.
+    /// Simulations of one instance that were begun, each thousand requests of one counted by themselves; a whole run
+    /// counts as one of every instance for each thousand requests.
     pub simulations: u64,
 }
 
@@ -52,8 +55,8 @@ pub fn placements_of(config: &ClusterConfig, output: &RunOutput) -> Vec<Instance
 }
 
 /// Local search for the assignment with the lowest mean TTFT: from the best of `starts` it makes every
-/// move it finds that lowers it, until `simulations_max` simulations of one instance were begun. What does not
-/// finish counts as an hour. Deterministic in `seed`, and never worse than the best start.
+/// move it finds that lowers it, until `simulations_max` simulations ([`Hindsight::simulations`]) were begun. What does
+/// not finish counts as an hour. Deterministic in `seed`, and never worse than the best start.
 ///
 /// # Errors
 /// As [`simulate_placed`](crate::simulate_placed).
@@ -71,7 +74,8 @@ pub fn hindsight(
     let mut best: Option<Search<'_>> = None;
     let mut simulations = 0;
     for start in starts {
-        let search = Search::start(config, requests, start)?;
+        let mut search = Search::start(config, requests, start)?;
+        search.mend()?;
         simulations += search.simulations;
         if best.as_ref().is_none_or(|best| search.total() < best.total()) {
             best = Some(search);
@@ -146,6 +150,18 @@ impl<'a> Search<'a> {
 
     fn total(&self) -> u64 {
         self.costs.iter().sum()
+    }
+
+    /// Sends what is lost to other instances. Otherwise the start that loses least would be the best one, however slow.
+    fn mend(&mut self) -> Result<(), Stuck> {
+        for request in 0..self.requests.len() {
+            for instance in (0..self.config.instances.len() as u32).map(InstanceId) {
+                if self.costs[request] == UNFINISHED_NS && self.placements[request] != instance {
+                    self.try_moves(&[(request, instance)])?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Moves to try together: a request, or those on its instance that share a prefix with it, go to another
@@ -233,7 +249,6 @@ impl<'a> Search<'a> {
         touched.dedup();
         self.place(moves);
         if let Some((lanes, each)) = &mut self.lanes {
-            self.simulations += touched.len() as u64;
             let mut costs = self.costs.clone();
             for &(request, _) in moves {
                 costs[request] = UNFINISHED_NS; // unless its new instance takes it
@@ -246,7 +261,9 @@ impl<'a> Search<'a> {
                     Change { instance, moment: lanes.resume(lane, &messages), messages }
                 })
                 .collect();
-            if let Some(changes) = improve(lanes, changes, moves, &self.costs, &mut costs) {
+            let improved =
+                improve(lanes, changes, moves, &self.costs, &mut costs, &mut self.simulations);
+            if let Some(changes) = improved {
                 for Change { instance, messages, .. } in changes {
                     lanes.adopt(&mut each[instance.0 as usize], messages, &mut costs);
                 }
@@ -254,7 +271,8 @@ impl<'a> Search<'a> {
                 return Ok(());
             }
         } else {
-            self.simulations += self.config.instances.len() as u64;
+            let times = self.requests.len().div_ceil(REQUESTS_OF_A_SIMULATION);
+            self.simulations += (self.config.instances.len() * times) as u64;
             let output =
                 simulate_placed(self.config, self.requests, &self.placements, &mut |_| {})?;
             let costs: Vec<u64> = output.requests.iter().map(cost).collect();
@@ -281,17 +299,20 @@ struct Change {
     moment: Moment,
 }
 
-/// The changes, if they lower the sum of all costs; `costs` are then the new ones.
+/// The changes, if they lower the sum of all costs; `costs` are then the new ones. Counts the simulations.
 fn improve(
     lanes: &Lanes<'_>,
     mut changes: Vec<Change>,
     moves: &[Move],
     before: &[u64],
     costs: &mut [u64],
+    simulations: &mut u64,
 ) -> Option<Vec<Change>> {
     let changed = moves.iter().map(|&(request, _)| lanes.due(request)).max()?;
     let horizons = changes.iter().map(|change| lanes.horizon(&change.messages, changed));
     let horizon = horizons.max()?;
+    let begins: Vec<usize> = changes.iter().map(|change| change.moment.messages()).collect();
+    let mut is_better = true;
     for stop in [Stop::Served(horizon), Stop::Never] {
         for Change { messages, moment, .. } in &mut changes {
             lanes.advance(messages, moment, stop, costs);
@@ -301,11 +322,16 @@ fn improve(
         let sum = |costs: &[u64]| {
             (0..costs.len()).filter(counts).map(|request| costs[request]).sum::<u64>()
         };
-        if sum(costs) >= sum(before) {
-            return None;
+        is_better = is_better && sum(costs) < sum(before);
+        if !is_better {
+            break;
         }
     }
-    Some(changes)
+    for (begin, change) in begins.iter().zip(&changes) {
+        let requests = change.moment.messages() - begin;
+        *simulations += requests.div_ceil(REQUESTS_OF_A_SIMULATION).max(1) as u64;
+    }
+    is_better.then_some(changes)
 }
 
 fn cost(record: &RequestRecord) -> u64 {

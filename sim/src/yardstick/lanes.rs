@@ -1,5 +1,5 @@
 //! One instance with the requests that are placed on it and nobody else: as much of a cluster as decides their
-//! TTFT, when requests are open-loop and nothing happens to the instance.
+//! TTFT, when requests are open-loop.
 //!
 //! The engine is kept as it was now and then. A lane whose requests change is simulated from the last such moment before
 //! the change on.
@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use lodestar_router::{InstanceId, Time};
 use lodestar_traces::{Arrival, Source, TraceRequest};
 
-use crate::cluster::{ClusterConfig, Stuck};
+use super::fate::{Fate, Turn};
+use crate::cluster::{ClusterConfig, Stuck, step_time_at};
 use crate::content::PromptKeys;
 use crate::engine::{Engine, EngineEvent, NewRequest};
+use crate::sharing::shared_tokens;
 
 /// What a request costs that does not finish, ns: more than any TTFT worth having.
 pub(super) const UNFINISHED_NS: u64 = 3_600_000_000_000;
@@ -27,8 +29,12 @@ pub(super) struct Lanes<'a> {
     requests: &'a [TraceRequest],
     /// By block size, then by request.
     prompts: BTreeMap<u32, Vec<PromptKeys>>,
+    /// How much content of each may be that of another one, wherever they are.
+    shared_tokens: Vec<u32>,
     /// When each request enters the waiting queue of its engine, wherever that is.
     due: Vec<Time>,
+    /// What happens to each instance.
+    fates: Vec<Fate>,
 }
 
 /// One instance and its requests.
@@ -42,11 +48,23 @@ pub(super) struct Lane {
 /// An instance in the middle of its requests: it is about to get the next one.
 #[derive(Clone)]
 pub(super) struct Moment {
+    instance: InstanceId,
     engine: Engine,
     /// Messages it has got.
     next: usize,
-    /// First tokens it has made.
-    first_tokens: usize,
+    /// Messages of which the first token is there, or will never be.
+    served: usize,
+    /// Things that have happened to it.
+    turns: usize,
+    /// Requests that it would lose in a crash, and what they cost if it does not.
+    open: BTreeMap<u32, u64>,
+}
+
+impl Moment {
+    /// Messages it has got.
+    pub(super) fn messages(&self) -> usize {
+        self.next
+    }
 }
 
 /// Where a simulation stops.
@@ -63,9 +81,8 @@ pub(super) enum Stop {
 impl<'a> Lanes<'a> {
     /// `None` when instances cannot be simulated one by one.
     pub(super) fn new(config: &'a ClusterConfig, requests: &'a [TraceRequest]) -> Option<Self> {
-        if !config.plan.is_empty() {
-            return None;
-        }
+        let fates = (0..config.instances.len()).map(|instance| Fate::of(config, instance));
+        let fates = fates.collect::<Option<Vec<Fate>>>()?;
         let to_engine = config.client_network + config.instance_network;
         let due = requests.iter().map(|request| match request.arrival {
             Arrival::At { ns } => {
@@ -83,16 +100,24 @@ impl<'a> Lanes<'a> {
             };
             prompts.entry(block_size).or_insert_with(|| requests.iter().map(keys).collect());
         }
-        Some(Self { config, requests, prompts, due })
+        let content =
+            requests.iter().map(|request| (request.prompt.as_slice(), Source::Output(request.id)));
+        let shared_tokens = shared_tokens(content);
+        Some(Self { config, requests, prompts, shared_tokens, due, fates })
     }
 
     /// The requests placed on an instance, in the order in which they reach its engine.
     pub(super) fn messages(&self, placements: &[InstanceId], instance: InstanceId) -> Vec<usize> {
         let config = &self.config.instances[instance.0 as usize].engine;
         let prompts = &self.prompts[&config.block_size];
+        let fate = &self.fates[instance.0 as usize];
         let accepts = |&request: &usize| {
             let tokens = prompts[request].tokens;
-            placements[request] == instance && 0 < tokens && tokens < config.max_model_len
+            let routed = Time::from_nanos(self.sent(request)) + self.config.client_network;
+            placements[request] == instance
+                && 0 < tokens
+                && tokens < config.max_model_len
+                && fate.takes(routed, self.due[request])
         };
         let mut messages: Vec<usize> = (0..placements.len()).filter(accepts).collect();
         // Of two that arrive at one instant, the one that was sent first goes first.
@@ -114,13 +139,18 @@ impl<'a> Lanes<'a> {
         instance: InstanceId,
         costs: &mut [u64],
     ) -> Result<Lane, Stuck> {
-        let config = &self.config.instances[instance.0 as usize];
-        let engine = Engine::new(config.engine.clone(), config.step_time.clone())
-            .map_err(|error| Stuck::CannotStart { instance: config.name.clone(), error })?;
-        let kept = vec![Moment { engine, next: 0, first_tokens: 0 }];
+        let engine = self.engine(instance)?;
+        let open = BTreeMap::new();
+        let kept = vec![Moment { instance, engine, next: 0, served: 0, turns: 0, open }];
         let mut lane = Lane { messages: Vec::new(), kept };
         self.adopt(&mut lane, self.messages(placements, instance), costs);
         Ok(lane)
+    }
+
+    fn engine(&self, instance: InstanceId) -> Result<Engine, Stuck> {
+        let config = &self.config.instances[instance.0 as usize];
+        Engine::new(config.engine.clone(), config.step_time.clone())
+            .map_err(|error| Stuck::CannotStart { instance: config.name.clone(), error })
     }
 
     /// The last moment at which a lane is what it would be with these messages.
@@ -150,32 +180,64 @@ impl<'a> Lanes<'a> {
         let last = if let Stop::Before(message) = stop { message } else { usize::MAX };
         let horizon = if let Stop::Served(horizon) = stop { horizon } else { Time::MAX };
         let awaited = messages.partition_point(|&request| self.due[request] <= horizon);
+        let turns = &self.fates[moment.instance.0 as usize].turns;
         let mut events = Vec::new();
-        let Moment { engine, next, first_tokens } = moment;
-        let mut served = *first_tokens;
+        let mut served = moment.served.min(awaited);
         while served < awaited || horizon == Time::MAX {
-            let wakeup = engine.next_wakeup();
-            if let Some(&request) = messages.get(*next)
-                && wakeup.is_none_or(|wakeup| self.due[request] <= wakeup)
+            let wakeup = moment.engine.next_wakeup();
+            let message = messages.get(moment.next).copied();
+            let due = message.map(|request| self.due[request]);
+            if let Some(&(at, turn)) = turns.get(moment.turns)
+                && [due, wakeup].into_iter().flatten().all(|other| at <= other)
             {
-                if *next == last {
+                self.turn(moment, at, turn, costs);
+                served = served.max(moment.served.min(awaited));
+                continue;
+            }
+            if let (Some(request), Some(due)) = (message, due)
+                && wakeup.is_none_or(|wakeup| due <= wakeup)
+            {
+                if moment.next == last {
                     return;
                 }
-                self.add(engine, request);
-                *next += 1;
+                self.add(&mut moment.engine, request);
+                moment.open.insert(request as u32, UNFINISHED_NS);
+                moment.next += 1;
                 continue;
             }
             let Some(now) = wakeup else { return };
-            engine.wake(now, &mut events);
+            moment.engine.wake(now, &mut events);
             for event in events.drain(..) {
-                if let EngineEvent::FirstToken { handle, .. } = event {
-                    let request = handle as usize;
-                    costs[request] = self.cost(request, now);
-                    *first_tokens += 1;
-                    served += usize::from(self.due[request] <= horizon);
+                match event {
+                    EngineEvent::FirstToken { handle, .. } => {
+                        let request = handle as usize;
+                        costs[request] = self.cost(request, now);
+                        moment.open.insert(handle, costs[request]);
+                        moment.served += 1;
+                        served += usize::from(self.due[request] <= horizon);
+                    }
+                    EngineEvent::Finished { handle, .. } => {
+                        // With the requests that it had before, it might not have ended in time.
+                        costs[handle as usize] = moment.open.remove(&handle).expect("it was open");
+                    }
+                    EngineEvent::Aborted { .. } => unreachable!("nobody gives up"),
                 }
             }
         }
+    }
+
+    /// Something happens to the instance.
+    fn turn(&self, moment: &mut Moment, at: Time, turn: Turn, costs: &mut [u64]) {
+        if turn == Turn::Crash {
+            for request in std::mem::take(&mut moment.open).into_keys() {
+                costs[request as usize] = UNFINISHED_NS;
+            }
+            moment.served = moment.next;
+            moment.engine = self.engine(moment.instance).expect("it has started before");
+        }
+        let step_time = step_time_at(self.config, moment.instance.0 as usize, at);
+        moment.engine.set_step_time(at, step_time);
+        moment.turns += 1;
     }
 
     /// Gives a lane other messages for good and simulates them to the end.
@@ -215,8 +277,7 @@ impl<'a> Lanes<'a> {
             NewRequest {
                 handle: request as u32,
                 prompt: self.prompts[&block_size][request].clone(),
-                // Lanes are simulated once each: it would not pay to know.
-                shared_tokens: u32::MAX,
+                shared_tokens: self.shared_tokens[request],
                 max_tokens: output_tokens,
                 output: Source::Output(id),
                 priority,

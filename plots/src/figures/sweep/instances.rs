@@ -62,9 +62,7 @@ fn draw_head(canvas: &mut Canvas, area: Rect, names: f64, heading: &str, maps: &
     let at = (area.left + names, area.top + 13.0);
     canvas.text(heading, at, Align::Left, TextStyle::HEADING);
     let (key, area) = area.inset(0.0, 24.0, 0.0, 0.0).split_top(heat::KEY_HEIGHT + 6.0);
-    if let Some(first) = maps.first() {
-        first.shades.draw_key(canvas, key);
-    }
+    heat::draw_key(maps, canvas, key);
     area
 }
 
