@@ -5,7 +5,8 @@
                               [--lodestar target/release/lodestar]
 
 Makes a sweep for each table and scenario in OUT/TABLE/SCENARIO, and prints the
-tables as they get ready. Sweeps that OUT has already are continued. OUT/TABLE/SCENARIO/report.html shows each of them.
+tables as they get ready. Sweeps that OUT has already are continued. OUT/TABLE/SCENARIO/report.html shows each of them,
+OUT/TABLE/report.html all of a table.
 """
 
 import argparse
@@ -25,9 +26,11 @@ PARTS = """network delay-of-others delay-by-answers cache-price doubt exploratio
 # Knows the lengths of answers and forks the engines to try every instance.
 GREEDY = "clairvoyant-greedy"
 YARDSTICKS = [GREEDY, "hindsight", "physical-bound"]
-# Hindsight needs whole runs where a turn waits for the one before it, and events come later than its short traces end.
+# The longer a trace, the less the search for hindsight finds of what there is.
 LEFT = "azure-code azure-conversation diurnal long-context mooncake paper-a30 paper-hetero".split()
 LEFT_REQUESTS = 1500
+# Where something happens, and later than short traces end.
+LEFT_WHOLE = "cold-join crash-return drain drift slow-instance".split()
 # Between them every part has something to do.
 WITH_PARTS = "agents full-engines other-fleets paper-a30 paper-hetero slow-instance".split()
 # Whose runs are long enough for the network of `lodestar-paper`, which answers after 5,000 requests.
@@ -131,9 +134,12 @@ def against_heuristics(sweeps, information):
 
 
 def what_is_left(sweeps):
-    print(f"\n### What is left to win, {LEFT_REQUESTS:,} requests a cell\n")
-    print("| scenario | cells | `clairvoyant-greedy` | best of each cell | hindsight | left | gap closed | physical bound |")
-    print("|---|---|---|---|---|---|---|---|")
+    policies = [*HEURISTICS, "lodestar", *YARDSTICKS]
+
+    def head(what):
+        print(f"\n### What is left to win, {what}\n")
+        print("| scenario | cells | `clairvoyant-greedy` | best of each cell | hindsight | left | gap closed | physical bound |")
+        print("|---|---|---|---|---|---|---|---|")
 
     def row(name, cells):
         of = lambda policy: slower(cells, lambda policies, index: policies[policy][index])
@@ -143,19 +149,27 @@ def what_is_left(sweeps):
         print(f"| {name} | {len(cells)} | {pair(of(GREEDY))} | {pair(to_best)} | {pair(hindsight)} | {to_win:.2f} | {closed} "
               f"| {pair(of('physical-bound'))} |", flush=True)
 
-    every = []
-    for name in sweeps.scenarios(LEFT):
-        policies = [*HEURISTICS, "lodestar", *YARDSTICKS]
-        cells = list(sweeps.run("left", name, policies, 2, edit=shortened).values())
-        row(name, cells)
-        every += cells
-    row("**all**", every)
-    print("\n| policy | gap closed |")
-    print("|---|---|")
-    share = lambda policy: geometric([best(cell, 0) / cell[policy][0] for cell in every])
-    to_win = math.log(share("hindsight"))
-    for policy in sorted(set(policies) - {"physical-bound"}, key=share, reverse=True):
-        print(f"| `{policy}` | {100 * math.log(share(policy)) / to_win:.0f} % |")
+    def rows(what, names, edit):
+        every, names = [], sweeps.scenarios(names)
+        if names:
+            head(what)
+        for name in names:
+            cells = list(sweeps.run("left", name, policies, 2, edit=edit).values())
+            row(name, cells)
+            every += cells
+        if every:
+            row("**all**", every)
+        return every
+
+    every = rows(f"{LEFT_REQUESTS:,} requests a cell", LEFT, shortened)
+    if every:
+        print("\n| policy | gap closed |")
+        print("|---|---|")
+        share = lambda policy: geometric([best(cell, 0) / cell[policy][0] for cell in every])
+        to_win = math.log(share("hindsight"))
+        for policy in sorted(set(policies) - {"physical-bound"}, key=share, reverse=True):
+            print(f"| `{policy}` | {100 * math.log(share(policy)) / to_win:.0f} % |")
+    rows("whole traces", LEFT_WHOLE, None)
 
 
 def parts(sweeps):
@@ -200,6 +214,8 @@ def main():
     arguments = parser.parse_args()
     for table in arguments.tables:
         TABLES[table](Sweeps(arguments))
+        if (arguments.out / table).is_dir():
+            subprocess.run([arguments.lodestar, "plot", str(arguments.out / table)], check=True)
 
 
 if __name__ == "__main__":
