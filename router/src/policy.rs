@@ -381,17 +381,27 @@ impl<'a> Eligible<'a> {
     ) -> Choice {
         let candidates: Vec<_> =
             (0..self.len()).map(|index| self.candidate(index, score(index))).collect();
-        let best = candidates.iter().map(|candidate| candidate.score).min_by(f64::total_cmp);
-        let best = best.expect("a policy is asked only when somebody is eligible");
-        let is_best = |index: &usize| candidates[*index].score.total_cmp(&best).is_eq();
-        let best_indices = || (0..candidates.len()).filter(is_best);
-        let second = best_indices().map(&then).min_by(f64::total_cmp).expect("one is best");
-        let mut ties = best_indices().filter(|&index| then(index).total_cmp(&second).is_eq());
-        let count = ties.clone().count();
-        let drawn = if count == 1 { 0 } else { rng.below(count) };
-        let index = ties.nth(drawn).expect("fewer are drawn past than tie");
-        Choice { index, reason, propensity: 1.0 / count as f64, explored: false, candidates }
+        let (index, propensity) = draw_lowest(self.len(), rng, |at| candidates[at].score, then);
+        Choice { index, reason, propensity, explored: false, candidates }
     }
+}
+
+/// Of `count` indices the one with the lowest score; among equals, the lowest by `then`; among those, each is equally likely.
+/// And the probability of the draw.
+fn draw_lowest(
+    count: usize,
+    rng: &mut Rng,
+    score: impl Fn(usize) -> f64,
+    then: impl Fn(usize) -> f64,
+) -> (usize, f64) {
+    let best = (0..count).map(&score).min_by(f64::total_cmp);
+    let best = best.expect("a policy is asked only when somebody is eligible");
+    let best_indices = || (0..count).filter(|&index| score(index).total_cmp(&best).is_eq());
+    let second = best_indices().map(&then).min_by(f64::total_cmp).expect("one is best");
+    let mut ties = best_indices().filter(|&index| then(index).total_cmp(&second).is_eq());
+    let tied = ties.clone().count();
+    let drawn = if tied == 1 { 0 } else { rng.below(tied) };
+    (ties.nth(drawn).expect("fewer are drawn past than tie"), 1.0 / tied as f64)
 }
 
 /// Reads a parameter with which a score stays a number.

@@ -45,6 +45,9 @@ pub(crate) struct Match {
     pub(crate) routed_at: Option<Time>,
 }
 
+/// Blocks whose places in memory are fetched together: as many as a processor waits for at a time.
+const FETCHED: usize = 16;
+
 impl Match {
     pub(crate) const NONE: Self = Self::of(0);
 
@@ -267,7 +270,11 @@ impl PrefixIndex {
             // Not to be evicted to make room for its own children.
             self.forest.leave_ring(tip);
         }
-        for &block in blocks {
+        for (index, &block) in blocks.iter().enumerate() {
+            if index % FETCHED == 0 {
+                let next = &blocks[index..blocks.len().min(index + FETCHED)];
+                self.fetch(position, next);
+            }
             if !self.make_room(position, newer) {
                 break;
             }
@@ -280,6 +287,19 @@ impl PrefixIndex {
             // It may have been the tip, or have turned out to be used again since.
             self.forest.use_before(if self.forest.is_in_ring(newer) { newer } else { root }, tip);
         }
+    }
+
+    /// Has memory bring what it takes to record `blocks`, and to forget as many.
+    fn fetch(&mut self, position: usize, blocks: &[BlockHash]) {
+        self.holders.fetch(blocks.iter().copied());
+        let Member { root, held_blocks, capacity_blocks, .. } = self.members[position];
+        if held_blocks + blocks.len() as u64 <= capacity_blocks {
+            return;
+        }
+        let oldest = self.forest.oldest_leaf(root);
+        let ancestors = std::iter::successors(oldest, |&node| Some(self.forest.parent(node)));
+        let to_go = ancestors.take_while(|&node| node != root).take(blocks.len());
+        self.holders.fetch(to_go.map(|node| BlockHash(self.forest.block(node))));
     }
 
     /// Makes room for a block used before `newer`. False if all that is held was used later, or may not be forgotten.
@@ -309,8 +329,8 @@ impl PrefixIndex {
     }
 }
 
-/// The last block of `chain`, from `first` on, that `count` instances hold, as `first` is. Gallops, then
-/// halves.
+/// The last block of `chain`, from `first` on, that `count` instances hold, as `first` is. Often that is the very last; otherwise
+/// it gallops, then halves.
 fn last_held_by_as_many(
     holders: &HolderMap,
     chain: &[BlockHash],
@@ -318,6 +338,9 @@ fn last_held_by_as_many(
     count: usize,
 ) -> usize {
     let is_held = |index: usize| holders.get(chain[index]).len() == count;
+    if is_held(chain.len() - 1) {
+        return chain.len() - 1;
+    }
     let mut low = first;
     let mut step = 1;
     while low + step < chain.len() && is_held(low + step) {

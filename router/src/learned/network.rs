@@ -61,22 +61,27 @@ impl Layer {
     }
 }
 
-/// Outputs that are summed up at a time: as many as vector registers hold.
+/// Outputs that are summed up at a time: as many as vector registers hold, and fewer at the end, so that no sum waits for another.
 const LANES: usize = 32;
+const FEW_LANES: usize = 3;
 
 impl Layer {
     /// `bias + input · weights`, the sums in the order of the inputs.
     fn forward(&self, row: &[f32], out: &mut Vec<f32>) {
         out.clear();
         out.extend_from_slice(&self.bias);
-        let (blocks, rest) = out.as_chunks_mut::<LANES>();
-        let rest_at = LANES * blocks.len();
+        let done = self.add_blocks::<LANES>(row, 0, out);
+        let done = self.add_blocks::<FEW_LANES>(row, done, out);
+        self.add_blocks::<1>(row, done, out);
+    }
+
+    /// Finishes as many of the outputs from the one at `first` on as there are whole blocks of `N`. Answers which is the next.
+    fn add_blocks<const N: usize>(&self, row: &[f32], first: usize, out: &mut [f32]) -> usize {
+        let (blocks, _) = out[first..].as_chunks_mut::<N>();
         for (number, sums) in blocks.iter_mut().enumerate() {
-            self.add_products(row, LANES * number, sums);
+            self.add_products(row, first + N * number, sums);
         }
-        for (number, sum) in rest.iter_mut().enumerate() {
-            self.add_products(row, rest_at + number, std::array::from_mut(sum));
-        }
+        first + N * blocks.len()
     }
 
     /// Adds what `row` makes of `N` outputs from the one at `first` on.

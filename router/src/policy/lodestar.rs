@@ -225,7 +225,6 @@ impl Lodestar {
     /// Leaves the learned choice as it is, or makes another one in its place.
     fn second_thoughts(
         &mut self,
-        now: Time,
         request: &Request<'_>,
         eligible: &Eligible<'_>,
         choice: &mut Choice,
@@ -234,15 +233,13 @@ impl Lodestar {
         let greedy = choice.index;
         let lowest = choice.candidates[greedy].score;
         if self.fleet.all.ttft.samples() < COLD_SAMPLES {
-            let heuristic = self.heuristic.choose(now, request, eligible, rng);
-            (choice.index, choice.propensity) = (heuristic.index, heuristic.propensity);
+            (choice.index, choice.propensity) = self.heuristic.pick(request, eligible, rng);
             choice.reason = Reason::ColdStart;
             return Arm::Heuristic;
         }
         let shares = self.caution.shares(self.without);
         let arm = self.caution.draw(shares, rng);
-        let Choice { index: heuristic, propensity: heuristic_share, .. } =
-            self.heuristic.choose(now, request, eligible, rng);
+        let (heuristic, heuristic_share) = self.heuristic.pick(request, eligible, rng);
         let is_near = |score: f64| score <= near(lowest);
         let near = choice.candidates.iter().filter(|candidate| is_near(candidate.score)).count();
         match arm {
@@ -313,7 +310,7 @@ impl Policy for Lodestar {
         self.score(now, request, eligible, &mut prospects, &mut scores);
         let mut choice = eligible.lowest(Reason::LeastLatency, rng, |index| scores[index]);
         self.scores = scores;
-        let arm = self.second_thoughts(now, request, eligible, &mut choice, rng);
+        let arm = self.second_thoughts(request, eligible, &mut choice, rng);
         // Not `round`: the oldest x86-64 has no instruction for it.
         let duration = |secs: f64| Duration::from_nanos((secs * 1e9 + 0.5) as u64);
         for (candidate, prospect) in choice.candidates.iter_mut().zip(&prospects) {

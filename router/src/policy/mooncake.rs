@@ -10,7 +10,7 @@
 //! until there is one, `a = 0` and `b = 1`.
 
 use super::per_instance::PerInstance;
-use super::{Choice, Eligible, Fact, Policy};
+use super::{Choice, Eligible, Fact, Policy, draw_lowest};
 use crate::decision::Reason;
 use crate::request::Request;
 use crate::rng::Rng;
@@ -23,6 +23,8 @@ const MEMORY: f64 = 0.95;
 pub(super) struct Mooncake {
     lines: PerInstance<LineFit>,
     fleet: LineFit,
+    /// Scratch.
+    scores: Vec<f64>,
 }
 
 /// Weighted sums of samples `(tokens, seconds)`.
@@ -62,6 +64,32 @@ impl LineFit {
     }
 }
 
+impl Mooncake {
+    /// The index that [`choose`](Policy::choose) would answer and its propensity, without the candidates.
+    pub(super) fn pick(
+        &mut self,
+        request: &Request<'_>,
+        eligible: &Eligible<'_>,
+        rng: &mut Rng,
+    ) -> (usize, f64) {
+        self.score(request, eligible);
+        draw_lowest(self.scores.len(), rng, |index| self.scores[index], |_| 0.0)
+    }
+
+    fn score(&mut self, request: &Request<'_>, eligible: &Eligible<'_>) {
+        let fleet = self.fleet.line();
+        let Self { scores, lines, .. } = self;
+        scores.clear();
+        scores.extend((0..eligible.len()).map(|index| {
+            let instance = eligible.get(index);
+            let own = lines.get(instance.id).and_then(LineFit::line);
+            let (intercept, slope) = own.or(fleet).unwrap_or((0.0, 1.0));
+            let uncached = f64::from(eligible.uncached_tokens(index, request));
+            intercept + slope * (instance.load.uncached_prefill_tokens as f64 + uncached)
+        }));
+    }
+}
+
 impl Policy for Mooncake {
     fn choose(
         &mut self,
@@ -70,15 +98,9 @@ impl Policy for Mooncake {
         eligible: &Eligible<'_>,
         rng: &mut Rng,
     ) -> Choice {
-        let fleet = self.fleet.line();
-        let mut choice = eligible.lowest(Reason::LeastCost, rng, |index| {
-            let instance = eligible.get(index);
-            let own = self.lines.get(instance.id).and_then(LineFit::line);
-            let (intercept, slope) = own.or(fleet).unwrap_or((0.0, 1.0));
-            let uncached = f64::from(eligible.uncached_tokens(index, request));
-            intercept + slope * (instance.load.uncached_prefill_tokens as f64 + uncached)
-        });
-        if fleet.is_some() {
+        self.score(request, eligible);
+        let mut choice = eligible.lowest(Reason::LeastCost, rng, |index| self.scores[index]);
+        if self.fleet.line().is_some() {
             for candidate in &mut choice.candidates {
                 let nanos = (candidate.score * 1e9).round() as u64;
                 candidate.predicted_ttft = Some(Duration::from_nanos(nanos));

@@ -58,6 +58,11 @@ impl HolderMap {
         }
     }
 
+    /// Has memory bring what the next calls for these blocks look at.
+    pub(super) fn fetch(&self, blocks: impl Iterator<Item = BlockHash>) {
+        blocks.for_each(|block| self.shards[shard_of(block)].fetch(block));
+    }
+
     /// Adds a holder.
     pub(super) fn add(&mut self, block: BlockHash, holder: Holder) {
         let one = Holders { first: holder, crowd: None };

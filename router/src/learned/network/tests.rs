@@ -39,17 +39,24 @@ fn trained(passes: u32) -> (Network, f32) {
 #[test]
 fn candle_and_the_forward_pass_agree() {
     let (network, _) = trained(2);
+    assert_agrees_with_candle(&network);
+    // Whole blocks of sums and what is left of them, in both sizes.
+    assert_agrees_with_candle(&Network::new(&[3, 37, 64, 5], &mut Rng::fork(2, "network")));
+}
+
+fn assert_agrees_with_candle(network: &Network) {
     let rows = rows(50);
     let mut normalised = Vec::new();
     rows.inputs.chunks(3).for_each(|row| network.normaliser.apply(row, &mut normalised));
     let x = Tensor::from_vec(normalised, (50, 3), &Device::Cpu).unwrap();
     let mut rng = Rng::fork(1, "unused");
-    let expected = answer(&variables(&network).unwrap(), &x, 0.0, &mut rng).unwrap();
+    let expected = answer(&variables(network).unwrap(), &x, 0.0, &mut rng).unwrap();
     let expected: Vec<Vec<f32>> = expected.to_vec2().unwrap();
     let mut activations = Activations::default();
     for (row, expected) in rows.inputs.chunks(3).zip(expected) {
         let ours = network.forward(row, &mut activations);
         let is_near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5 * (1.0 + b.abs());
+        assert_eq!(ours.len(), expected.len());
         assert!(ours.iter().zip(&expected).all(is_near), "{ours:?} {expected:?}");
     }
 }

@@ -86,8 +86,9 @@ impl Reuse {
     fn sum_up(&mut self) {
         let mut left = self.uses;
         for (density, count) in self.densities.iter_mut().zip(self.reuses) {
-            // An interval is a factor of two of ages wide.
-            *density = count / std::f64::consts::LN_2 / left.max(1.0);
+            // An interval is a factor of two of ages wide. At most ages nobody asks, and divisions are not cheap.
+            *density =
+                if count > 0.0 { count / std::f64::consts::LN_2 / left.max(1.0) } else { 0.0 };
             left -= count;
         }
     }

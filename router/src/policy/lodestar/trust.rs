@@ -30,7 +30,8 @@ impl Trust {
     /// Tokens of a prompt to compute, where `hit_tokens` should be cached.
     pub(super) fn uncached_tokens(&self, prompt_tokens: u32, hit_tokens: u32) -> u32 {
         let share = (self.found_tokens + PRIOR_TOKENS) / (self.expected_tokens + PRIOR_TOKENS);
-        prompt_tokens - (share * f64::from(hit_tokens)).round() as u32
+        // Not `round`: the oldest x86-64 has no instruction for it.
+        prompt_tokens - (share * f64::from(hit_tokens) + 0.5) as u32
     }
 }
 
