@@ -1,8 +1,8 @@
 //! Time of one decision, by policy and fleet size, for a prompt of 8,192 tokens.
 //!
 //! In `decide` the fleet has seen each prompt before, and each policy has the information of its own
-//! implementation; the first token and the end of another request are part of it. In `route` they are not. In `record` it has seen none, and its caches are
-//! full: of each prompt all but the shared head replaces other blocks in the prefix index.
+//! implementation; what follows a decision, and the first token and the end of another request are part of it. In `route` they are not. In `record` it has seen
+//! none, and its caches are full: of each prompt all but the shared head replaces other blocks in the prefix index.
 
 mod driver;
 
@@ -42,6 +42,7 @@ fn route<const INSTANCES: u32>(bencher: Bencher<'_, '_>, policy: &str) {
     let turn = Cell::new(0);
     bencher
         .with_inputs(|| {
+            driver.borrow_mut().dispatched();
             driver.borrow_mut().end_oldest();
             turn.set((turn.get() + 1) % prompts.len());
             &prompts[turn.get()]

@@ -113,7 +113,8 @@ pub enum Event<'a> {
         /// Where.
         instance: InstanceId,
     },
-    /// The request is on its way to the instance that was decided.
+    /// The request is on its way to the instance that was decided: now the router may take its time over what that decision
+    /// means for later ones. Who does not say so leaves that to the next call.
     Dispatched {
         /// Which request.
         request: RequestId,

@@ -15,7 +15,7 @@ use crate::log::{Log, LogEntry, Routing};
 use crate::policy::{self, Eligible, Fact, Objective, Policy};
 use crate::prefix_index::{Match, PrefixIndex};
 use crate::prefix_knowledge::PrefixKnowledge;
-use crate::request::{Request, RequestId};
+use crate::request::{BlockHash, Request, RequestId};
 use crate::rng::Rng;
 use crate::time::Time;
 use crate::training::{Learning, Model, TrainingJob};
@@ -39,6 +39,10 @@ pub struct Router {
     positions: Vec<usize>,
     /// Scratch of [`route`](Self::route).
     matches: Vec<Match>,
+    /// The last decision, until policy and prefix index are told of it: its reservation, and its instance's position.
+    untold: Option<(Reservation, usize)>,
+    /// Block hashes of its prompt.
+    untold_blocks: Vec<BlockHash>,
     /// If it writes down its calls.
     log: Option<Log>,
 }
@@ -62,6 +66,8 @@ impl Router {
             prefixes: PrefixKnowledge::new(sources.prefix, block_tokens),
             positions: Vec::new(),
             matches: Vec::new(),
+            untold: None,
+            untold_blocks: Vec::new(),
             log: None,
         }
     }
@@ -84,7 +90,8 @@ impl Router {
     }
 
     /// Decides where a request goes, and reserves its place there in the same step: the next call sees
-    /// it. The prompt's blocks count as held by the chosen instance from now on.
+    /// it. The prompt's blocks count as held by the chosen instance from now on. What that takes is left to the next call:
+    /// [`Event::Dispatched`], for one, when the request is on its way.
     ///
     /// Panics if the request has more full blocks than its prompt has tokens for.
     pub fn route(&mut self, now: Time, request: &Request<'_>) -> Result<Decision, Rejected> {
@@ -141,6 +148,7 @@ impl Router {
         avoid: &[InstanceId],
         placed: Option<InstanceId>,
     ) -> Result<Decision, Rejected> {
+        self.catch_up();
         let blocks = request.block_hashes.len() as u64;
         assert!(
             blocks * u64::from(self.block_tokens) <= u64::from(request.prompt_tokens),
@@ -179,8 +187,9 @@ impl Router {
         let instance = self.fleet.at_mut(position);
         let by = self.policy_number;
         let reservation = self.ledger.reserve(now, request, uncached_tokens, instance, by);
-        self.policy.observe(now, &Fact::Routed(&reservation));
-        self.prefixes.routed(now, position, request.id, request.block_hashes, &self.matches);
+        self.untold = Some((reservation, position));
+        self.untold_blocks.clear();
+        self.untold_blocks.extend_from_slice(request.block_hashes);
         Ok(Decision {
             instance: chosen,
             reason: choice.reason,
@@ -191,11 +200,22 @@ impl Router {
         })
     }
 
+    /// Tells policy and prefix index of the last decision, before anything else happens. That takes longer than the decision if
+    /// the prompt is new to its instance, and nobody has to wait for it.
+    fn catch_up(&mut self) {
+        let Some((reservation, position)) = self.untold.take() else { return };
+        let now = reservation.routed_at;
+        self.policy.observe(now, &Fact::Routed(&reservation));
+        let blocks = &self.untold_blocks;
+        self.prefixes.routed(now, position, reservation.request, blocks, &self.matches);
+    }
+
     /// Takes note of a fact. Facts about requests and instances it does not know are ignored.
     pub fn observe(&mut self, now: Time, event: &Event<'_>) {
         if let Some(log) = &mut self.log {
             log.push(LogEntry::Observe { now, event: event.clone().into_owned() });
         }
+        self.catch_up();
         match *event {
             Event::InstanceJoined { instance, spec } => self.join(instance, spec),
             Event::InstanceLeft { instance } => self.leave(now, instance),
@@ -236,6 +256,7 @@ impl Router {
                     self.tell_of(&reservation, now, &Fact::Failed(&reservation));
                 }
             }
+            // Both only give the router time.
             Event::Dispatched { .. } | Event::Timer => {}
         }
     }
@@ -247,6 +268,7 @@ impl Router {
 
     /// Work to do elsewhere, if there is any. Its result goes to [`install`](Self::install).
     pub fn training_job(&mut self, now: Time) -> Option<TrainingJob> {
+        self.catch_up();
         let mut job = self.policy.training_job(now, &mut self.rng)?;
         job.policy_number = self.policy_number;
         if let Some(log) = &mut self.log {
@@ -268,6 +290,7 @@ impl Router {
         if let Some(log) = &mut self.log {
             log.installed(now);
         }
+        self.catch_up();
         self.policy.install(now, model);
     }
 
@@ -279,6 +302,7 @@ impl Router {
         if let Some(log) = &mut self.log {
             log.push(LogEntry::AbandonTraining);
         }
+        self.catch_up();
         self.policy.abandon_training();
     }
 
@@ -298,6 +322,7 @@ impl Router {
         checkpoint: &Checkpoint,
         names: &InstanceNames,
     ) -> Result<(), CheckpointError> {
+        self.catch_up();
         self.policy.restore(now, checkpoint.learned()?, names)?;
         if let Some(log) = &mut self.log {
             let (checkpoint, names) = (Box::new(checkpoint.clone()), names.clone());
@@ -311,6 +336,7 @@ impl Router {
         if let Some(log) = &mut self.log {
             log.push(LogEntry::SetObjective { objective });
         }
+        self.catch_up();
         self.policy.set_objective(objective);
     }
 
@@ -321,6 +347,7 @@ impl Router {
         if let Some(log) = &mut self.log {
             log.push(LogEntry::SetPolicy { policy: policy.clone() });
         }
+        self.catch_up();
         let sources = Sources::of(policy, self.information);
         if sources.prefix != self.sources.prefix {
             self.prefixes = PrefixKnowledge::new(sources.prefix, self.block_tokens);

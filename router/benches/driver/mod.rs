@@ -54,6 +54,7 @@ impl Driver {
     /// Routes one request and ends the oldest.
     pub(crate) fn step(&mut self, block_hashes: &[BlockHash]) {
         self.route(block_hashes);
+        self.dispatched();
         self.end_oldest();
     }
 
@@ -65,6 +66,11 @@ impl Driver {
         let session = Some(self.requests % 1000);
         let request = Request { id, prompt_tokens, block_hashes, session, priority: 0 };
         black_box(self.router.route(self.now, &request)).expect("an instance");
+    }
+
+    /// The request that was routed last is on its way.
+    pub(crate) fn dispatched(&mut self) {
+        self.router.observe(self.now, &Event::Dispatched { request: RequestId(self.requests) });
     }
 
     pub(crate) fn end_oldest(&mut self) {

@@ -18,6 +18,17 @@ fn live(
     joins: &[u32],
     steps: &[(u8, u64, u64)],
 ) -> (Decisions, Router) {
+    live_and_dispatch(config, seed, joins, steps, |_, _, _| {})
+}
+
+/// [`live`]; what is routed is then dispatched.
+fn live_and_dispatch(
+    config: &RouterConfig,
+    seed: u64,
+    joins: &[u32],
+    steps: &[(u8, u64, u64)],
+    dispatch: impl Fn(&mut Router, Time, RequestId),
+) -> (Decisions, Router) {
     let mut router = Router::new(config.clone(), seed);
     joins.iter().for_each(|&instance| join(&mut router, instance, SPEC));
     let mut decisions = Vec::new();
@@ -39,6 +50,7 @@ fn live(
                     assert!(request.prompt_tokens < chosen.spec.max_model_len_tokens);
                 }
                 decisions.push(decision);
+                dispatch(&mut router, now, RequestId(step));
             }
             6 => router.observe(now, &Event::Aborted { request }),
             7 => router.observe(now, &scrape(now, instance, b)),
@@ -103,6 +115,18 @@ proptest! {
             let (decisions, _) = live(&config, seed, &[0, 1, 2, 3], &steps);
             prop_assert_eq!(&decisions, &live(&config, seed, &[0, 1, 2, 3], &steps).0);
             prop_assert_eq!(&decisions, &live(&config, seed, &[2, 0, 3, 1], &steps).0);
+        }
+    }
+
+    #[test]
+    fn a_router_that_is_given_no_time_after_a_decision_makes_the_same_ones(
+        steps in steps(1..100),
+    ) {
+        for config in configs() {
+            let told = live_and_dispatch(&config, 1, &[0, 1, 2, 3], &steps, |router, now, request| {
+                router.observe(now, &Event::Dispatched { request });
+            });
+            prop_assert_eq!(told.0, live(&config, 1, &[0, 1, 2, 3], &steps).0);
         }
     }
 
