@@ -27,6 +27,7 @@ mod write;
 pub use error::{Place, Problem, TraceError};
 pub use format::Format;
 pub use generate::{WorkloadConfig, WorkloadError, generate};
+pub use number::{MAX_TIME_NS, MAX_TOKENS};
 pub use options::{OverLong, ReadOptions, SharedPrefix, Spread, Window};
 pub use prepare::{PreparedTrace, Trace, read, read_all};
 pub use read::{TraceReader, open};

@@ -2,12 +2,12 @@
 
 use crate::error::{Problem, excerpt};
 
-/// Longest prompt or answer that is read. Above any model's context; a row that claims more is damaged,
+/// Longest prompt or answer that is read, tokens. Above any model's context; a row that claims more is damaged,
 /// and believing it would fill memory.
-pub(crate) const MAX_TOKENS: u32 = 1 << 24;
+pub const MAX_TOKENS: u32 = 1 << 24;
 
-/// Latest arrival and longest think time, about 73 years: far from overflow whatever is added.
-pub(crate) const MAX_TIME_NS: u64 = 1 << 61;
+/// Latest arrival and longest think time, ns; about 73 years: far from overflow whatever is added.
+pub const MAX_TIME_NS: u64 = 1 << 61;
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 

@@ -1,6 +1,7 @@
 //! The cells of a log by name: CSV with a header, or a JSON object a line.
 
 use csv::{ReaderBuilder, StringRecord};
+use lodestar_traces::{MAX_TIME_NS, MAX_TOKENS};
 use serde_json::{Map, Value};
 
 use super::error::LogError;
@@ -137,9 +138,12 @@ impl Columns {
     }
 
     pub(super) fn tokens(&self, row: usize, column: usize) -> Result<u32, LogError> {
-        let text = self.text(row, column);
-        text.parse().map_err(|_| {
+        let tokens: u64 = self.text(row, column).parse().map_err(|_| {
             self.cell_error(row, column, "is not a number of tokens", "write a whole number")
+        })?;
+        u32::try_from(tokens).ok().filter(|tokens| *tokens <= MAX_TOKENS).ok_or_else(|| {
+            let problem = "is more than the 16,777,216 tokens that a prompt or an answer can have";
+            self.cell_error(row, column, problem, "check that it counts tokens")
         })
     }
 
@@ -157,6 +161,11 @@ impl Columns {
 
     /// A point in time or a length of time, ns. Only a point may be negative: clocks start anywhere.
     pub(super) fn time_ns(&self, row: usize, column: TimeColumn) -> Result<f64, LogError> {
-        Ok(self.number(row, column.index)? * column.nanos)
+        let nanos = self.number(row, column.index)? * column.nanos;
+        if nanos.abs() <= MAX_TIME_NS as f64 {
+            return Ok(nanos);
+        }
+        let problem = "is more than 73 years";
+        Err(self.cell_error(row, column.index, problem, "check the unit that the column names"))
     }
 }

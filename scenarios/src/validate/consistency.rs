@@ -29,6 +29,9 @@ pub fn correct_impossible(
     }
     for request in &mut log.requests {
         let instance = &fleet.instances[request.instance];
+        if request.prompt_tokens >= instance.engine.max_model_len {
+            continue; // it is refused, whatever is cached
+        }
         let outside_ms = overhead_ms + millis(api_server.delay(request.prompt_tokens).as_nanos());
         let least_ms = |cached| outside_ms + idle_ms(instance, request.prompt_tokens, cached);
         if request.ttft_ms >= MARGIN * least_ms(request.cached_tokens) {

@@ -31,6 +31,11 @@ fn a_bad_cell_is_named_by_row_and_column() {
     for (line, expected) in [
         ("7000,0,1000,0,10,NaN,7400", "row 7, column `ttft_ms`: \"NaN\" is not a finite number"),
         ("7000,0,1000,0,10,-5,7400", "row 7, column `ttft_ms`: \"-5\" is a negative duration"),
+        ("1e30,0,1000,0,10,400,7400", "row 7, column `arrival_ms`: \"1e30\" is more than 73 years"),
+        (
+            "7000,0,4294967295,0,10,400,7400",
+            "row 7, column `prompt_tokens`: \"4294967295\" is more than the 16,777,216 tokens",
+        ),
         (
             "7000,0,1000,0,10,0,7400",
             "row 7, column `ttft_ms`: \"0\" says that the first token took no",
