@@ -157,7 +157,8 @@ impl FromStr for Fleet {
     }
 }
 
-/// The profile of a GPU of the catalog, or in a file whose name ends in `.toml`.
+/// The profile of a GPU of the catalog, or in a file whose name ends in `.toml`. A file all of whose models take the same number of
+/// GPUs is one of instances with so many.
 ///
 /// # Errors
 /// When there is no such GPU, or the file is not a profile.
@@ -168,7 +169,11 @@ pub fn read_profile(gpu: &str) -> Result<GpuProfile, FleetError> {
     let path = Path::new(gpu);
     let text = fs::read_to_string(path)
         .map_err(|source| FleetError::ReadProfile { path: path.to_owned(), source })?;
-    GpuProfile::parse(&text).map_err(|source| FleetError::Profile { path: path.to_owned(), source })
+    let profile = GpuProfile::parse(&text)
+        .map_err(|source| FleetError::Profile { path: path.to_owned(), source })?;
+    let mut gpus = profile.models.iter().map(|on_gpu| on_gpu.tensor_parallel);
+    let first = gpus.next().unwrap_or(1);
+    Ok(if first > 1 && gpus.all(|gpus| gpus == first) { profile.with_gpus(first) } else { profile })
 }
 
 fn is_file(gpu: &str) -> bool {
@@ -299,6 +304,20 @@ mod tests {
         let missing: Fleet = "no-such.toml:1".parse().unwrap();
         let error = missing.instances("llama-3.1-8b").expect_err("no file").to_string();
         assert!(error.starts_with("cannot read the GPU profile no-such.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_which_all_models_take_two_gpus_is_of_pairs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.toml");
+        let text = include_str!("../../sim/profiles/l20.toml");
+        let pairs = text.replace("[[models]]", "[[models]]\ntensor_parallel = 2");
+        fs::write(&path, &pairs).unwrap();
+        let fleet: Fleet = format!("{}:2", path.display()).parse().unwrap();
+        let instances = fleet.instances("llama-3.1-8b").unwrap();
+        assert_eq!((instances.len(), instances[1].name.as_str()), (2, "l20x2-1"));
+        let one_gpu = "l20:1".parse::<Fleet>().unwrap().instances("llama-3.1-8b").unwrap();
+        assert!(instances[0].engine.num_blocks > 2 * one_gpu[0].engine.num_blocks);
     }
 
     #[test]
