@@ -10,7 +10,7 @@ use lodestar_scenarios::calibrate::{
     Fit, FitOptions, OperatorFiles, Operators, ProfileHeader, Sharding, coefficient_table, compose,
     fit, profile_toml, read_step_log, write_atomically,
 };
-use lodestar_sim::catalog;
+use lodestar_sim::catalog::{self, GpuProfile};
 
 use crate::calibrate_requests::{self, RequestsArgs};
 
@@ -73,6 +73,10 @@ struct StepsArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 }
+
+/// A law that is off by more than this describes nothing. The worst that was fitted to any steps, a hinge to those
+/// of a mixture of experts, is off by 21 % (docs/calibration.md).
+const MAX_MEAN_ERROR_PERCENT: f64 = 50.0;
 
 /// What the profile says besides its law.
 #[derive(Args, Debug)]
@@ -192,6 +196,14 @@ fn steps(args: &StepsArgs) -> anyhow::Result<()> {
         .profile
         .header("a step log cannot tell host time from t0_ms", "given on the command line")?;
     let samples = read_step_log(&args.log)?;
+    let shorter = samples.iter().filter(|step| step.duration_ms <= args.host_ms).count();
+    if 2 * shorter > samples.len() {
+        let (host_ms, rows) = (args.host_ms, samples.len());
+        bail!(
+            "--host-ms {host_ms}: {shorter} of the {rows} steps take no longer than that in all; give the time \
+             that the host needs for a step"
+        );
+    }
     let options = FitOptions {
         host_ms: args.host_ms,
         mixed_factor: args.mixed_factor,
@@ -232,6 +244,13 @@ fn conclude(
             missing.join(", ")
         );
     }
+    let error = fitted.error_percent.mean;
+    if error > MAX_MEAN_ERROR_PERCENT {
+        bail!(
+            "these steps do not follow the law: its mean error is {error:.0} %; check the columns, their units, \
+             and whether all steps are of one GPU and one model; no profile was written"
+        );
+    }
     write_atomically(&args.out, &profile_toml(header, profile))?;
     writeln!(out, "profile  {}", args.out.display())?;
     Ok(())
@@ -267,20 +286,7 @@ impl ProfileArgs {
             bail!("--tensor-parallel is 0: an instance takes at least one GPU");
         }
         catalog::model(&self.model)?;
-        let known = catalog::profile(&self.gpu);
-        let (description, memory_bytes, tokens, seqs) = match (known, self.memory_bytes) {
-            (Ok(gpu), memory) => (
-                gpu.description,
-                memory.unwrap_or(gpu.memory_bytes),
-                gpu.max_num_batched_tokens,
-                gpu.max_num_seqs,
-            ),
-            // vLLM's defaults below 70 GiB.
-            (Err(_), Some(memory_bytes)) => (self.gpu.clone(), memory_bytes, 2048, 256),
-            (Err(error), None) => {
-                return Err(error).context("a new GPU needs --memory-bytes, as CUDA reports it");
-            }
-        };
+        let gpu = gpu_without_models(&self.gpu, self.memory_bytes)?;
         let basis = match self.basis {
             BasisFlag::Measured => "measured",
             BasisFlag::Derived => "derived",
@@ -288,10 +294,10 @@ impl ProfileArgs {
         };
         Ok(ProfileHeader {
             gpu: self.gpu.clone(),
-            description,
-            memory_bytes,
-            max_num_batched_tokens: tokens,
-            max_num_seqs: seqs,
+            description: gpu.description,
+            memory_bytes: gpu.memory_bytes,
+            max_num_batched_tokens: gpu.max_num_batched_tokens,
+            max_num_seqs: gpu.max_num_seqs,
             model: self.model.clone(),
             tensor_parallel: self.tensor_parallel,
             basis,
@@ -311,6 +317,30 @@ impl ProfileArgs {
         let engine = profile.default_engine(&self.model)?;
         Ok(f64::from(engine.num_blocks) * f64::from(engine.block_size))
     }
+}
+
+/// What is known of a GPU, or else what vLLM would make of its memory.
+pub(crate) fn gpu_without_models(
+    name: &str,
+    memory_bytes: Option<u64>,
+) -> anyhow::Result<GpuProfile> {
+    let gpu = match (catalog::profile(name), memory_bytes) {
+        (Ok(gpu), memory) => GpuProfile { memory_bytes: memory.unwrap_or(gpu.memory_bytes), ..gpu },
+        (Err(_), Some(memory_bytes)) => GpuProfile {
+            gpu: name.to_owned(),
+            description: name.to_owned(),
+            memory_bytes,
+            // vLLM's defaults below 70 GiB.
+            max_num_batched_tokens: 2048,
+            max_num_seqs: 256,
+            gpus: 1,
+            models: Vec::new(),
+        },
+        (Err(error), None) => {
+            return Err(error).context("a new GPU needs --memory-bytes, as CUDA reports it");
+        }
+    };
+    Ok(GpuProfile { models: Vec::new(), ..gpu })
 }
 
 fn require(flag: &str, value: f64, range: std::ops::Range<f64>) -> anyhow::Result<()> {

@@ -11,7 +11,9 @@ use lodestar_scenarios::calibrate_requests::{
     Estimate, LogToFit, RequestFit, calibrate_requests, request_profile_toml,
 };
 use lodestar_scenarios::read_profile;
+use lodestar_sim::catalog::GpuProfile;
 
+use crate::calibrate::gpu_without_models;
 use crate::validate::{EngineFlags, points, read_log, write_errors};
 
 /// Fit a GPU's step times to per-request logs of instances that ran on it, with the simulator in the loop
@@ -24,9 +26,12 @@ pub(crate) struct RequestsArgs {
     /// or a profile's file
     #[arg(long, value_name = "P")]
     start: String,
-    /// Name of the fitted GPU [default: that of the start]
+    /// Name of the fitted GPU, whose memory it has [default: that of the start]
     #[arg(long, value_name = "NAME")]
     gpu: Option<String>,
+    /// Memory of a GPU that Lodestar does not know, bytes
+    #[arg(long, value_name = "BYTES", requires = "gpu")]
+    memory_bytes: Option<u64>,
     /// The model that every instance served
     #[arg(long, default_value = "llama-3.1-8b")]
     model: String,
@@ -45,20 +50,37 @@ pub(crate) fn run(args: &RequestsArgs) -> anyhow::Result<()> {
     if args.out.extension().is_none_or(|extension| extension != "toml") {
         bail!("--out {}: a profile's file is named .toml", args.out.display());
     }
-    let profile = read_profile(&args.start)?;
-    let logs = args
+    let profile = start(args)?;
+    let logs: Vec<LogToFit> = args
         .log
         .iter()
         .map(|path| Ok(LogToFit::new(file_name(path), read_log(path)?)))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+        .collect::<anyhow::Result<_>>()?;
     let settings = args.engine.settings();
     let fit = calibrate_requests(&logs, &profile, &args.model, settings)?;
-    let gpu = args.gpu.as_ref().unwrap_or(&profile.gpu);
-    let toml = request_profile_toml(&profile, gpu, &args.model, settings, &fit)?;
-    write_atomically(&args.out, &toml)?;
     let stem = args.plot.clone().unwrap_or_else(|| args.out.with_extension(""));
     draw(&stem, &fit)?;
-    print(args, &stem, &fit).context("cannot write to stdout")
+    print(&stem, &fit).context("cannot write to stdout")?;
+    if let Some(objection) = fit.objection() {
+        bail!("{objection}; no profile was written");
+    }
+    let toml = request_profile_toml(&profile, &args.start, &args.model, settings, &fit)?;
+    write_atomically(&args.out, &toml)?;
+    writeln!(io::stdout(), "profile  {}", args.out.display()).context("cannot write to stdout")
+}
+
+/// The law to start from, on the GPU to fit.
+fn start(args: &RequestsArgs) -> anyhow::Result<GpuProfile> {
+    let start = read_profile(&args.start)?;
+    let Some(name) = args.gpu.as_ref().filter(|name| **name != start.gpu) else {
+        return Ok(start);
+    };
+    let mut models = start.models;
+    for on_gpu in &mut models {
+        // Of the start's GPU.
+        on_gpu.measured_engine = None;
+    }
+    Ok(GpuProfile { models, ..gpu_without_models(name, args.memory_bytes)? })
 }
 
 fn file_name(path: &Path) -> String {
@@ -86,7 +108,7 @@ fn draw(stem: &Path, fit: &RequestFit) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(args: &RequestsArgs, stem: &Path, fit: &RequestFit) -> io::Result<()> {
+fn print(stem: &Path, fit: &RequestFit) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{:<26}{:>12}   95 % interval", "coefficient", "value")?;
     for estimate in &fit.estimates {
@@ -111,7 +133,7 @@ fn print(args: &RequestsArgs, stem: &Path, fit: &RequestFit) -> io::Result<()> {
         let stem = numbered(stem, index, fit.logs.len());
         writeln!(out, "figure   {}.svg, {0}.png", stem.display())?;
     }
-    writeln!(out, "profile  {}", args.out.display())
+    Ok(())
 }
 
 fn write_estimate(out: &mut impl io::Write, estimate: &Estimate) -> io::Result<()> {

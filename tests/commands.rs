@@ -75,6 +75,36 @@ fn a_flag_out_of_range_is_named() {
 }
 
 #[test]
+fn steps_that_follow_no_law_leave_no_profile() {
+    let folder = Folder::new();
+    let steps = |duration_ms: fn(u32) -> u32| {
+        let mut text =
+            "prefill_tokens,prefill_pairs,decode_requests,decode_context_tokens,duration_ms\n"
+                .to_owned();
+        for row in 1..100 {
+            let (prompt, requests) = (row * 37 % 800 + 1, row * 7 % 50);
+            let (pairs, context) = (prompt * prompt / 2 + 1, requests * (row * 11 % 900 + 1));
+            text += &format!("{prompt},{pairs},{requests},{context},{}\n", duration_ms(row));
+        }
+        fs::write(folder.path().join("steps.csv"), text).unwrap();
+    };
+    let calibrate = |more: &str| {
+        let command = "calibrate steps steps.csv --gpu l4 --source test --out p.toml";
+        let (code, _, stderr) = folder.lodestar(&format!("{command}{more}"));
+        assert!(code == 2 && !folder.path().join("p.toml").exists(), "{stderr}");
+        stderr
+    };
+    steps(|_| 12);
+    let stderr = calibrate("");
+    assert!(stderr.contains("error: these steps do not determine b_us_per_token"), "{stderr}");
+    let stderr = calibrate(" --host-ms 500");
+    assert!(stderr.contains("error: --host-ms 500: 99 of the 99 steps take no longer"), "{stderr}");
+    steps(|row| [1, 1000, 30, 2, 600][row as usize % 5]);
+    let stderr = calibrate("");
+    assert!(stderr.contains("no profile was written"), "{stderr}");
+}
+
+#[test]
 fn a_checkpoint_is_saved_and_gone_on_from_and_a_wrong_one_is_refused() {
     let folder = Folder::new();
     let run = "replay t.jsonl --fleet l4:2 --out o";

@@ -7,6 +7,7 @@
 pub mod calibrate;
 pub mod calibrate_requests;
 mod comparison;
+mod csv_header;
 pub mod decisions;
 mod digest;
 mod fleet;

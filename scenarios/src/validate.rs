@@ -16,7 +16,7 @@ mod router_log;
 mod statistics;
 
 pub use assess::{Assessment, Corrected, assess};
-pub use consistency::correct_impossible;
+pub use consistency::{FEW_IN, correct_impossible};
 pub use content::{Prompts, prompts_of, reconstruct};
 pub use error::{LogError, MIN_ROWS};
 pub use fleet::{LogFleet, LogFleetError};

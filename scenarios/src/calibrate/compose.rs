@@ -57,7 +57,7 @@ pub fn compose(
 ) -> Result<Composition, InputError> {
     let composer = Composer { operators, model, sharding };
     let table = TABLE_TOKENS.iter().map(|tokens| Ok((*tokens, composer.layers_ms(*tokens)?)));
-    let head_ms = composer.head_ms(1.0);
+    let head_ms = composer.head_ms(1.0)?;
     let points = table.collect::<Result<Vec<_>, InputError>>()?;
     let linear = LinearTable::new(points.into_iter().map(|(t, ms)| (t, ms + head_ms)).collect());
     let mut steps = Vec::new();
@@ -94,7 +94,7 @@ impl Composer<'_> {
         let decode_ms = self.operators.generation_ms(heads, decode_requests, context)?;
         let prefills = if prefill_tokens > 0.0 { 1.0 } else { 0.0 };
         let duration_ms = self.layers_ms(prefill_tokens + decode_requests)?
-            + self.head_ms(prefills + decode_requests)
+            + self.head_ms(prefills + decode_requests)?
             + self.model.layers as f64 * (prefill_ms + decode_ms);
         Ok(StepSample {
             prefill_tokens,
@@ -117,8 +117,8 @@ impl Composer<'_> {
         let Heads { query, kv, dim } = self.heads();
         let hidden = self.model.hidden_size as f64;
         let (query, kv) = ((query * dim) as f64, (kv * dim) as f64);
-        let projections_ms = self.operators.gemm_ms(tokens, query + 2.0 * kv, hidden)
-            + self.operators.gemm_ms(tokens, hidden, query);
+        let projections_ms = self.operators.gemm_ms(tokens, query + 2.0 * kv, hidden)?
+            + self.operators.gemm_ms(tokens, hidden, query)?;
         // Two norms, the rotary embedding, the write into the KV cache, the activation: values of two
         // bytes that are read and written per token.
         let kernels = [
@@ -131,7 +131,7 @@ impl Composer<'_> {
         let kernels_ms: f64 =
             kernels.into_iter().map(|values| self.small_ms(values * tokens)).sum();
         let layer_ms = projections_ms
-            + self.feed_forward_ms(tokens)
+            + self.feed_forward_ms(tokens)?
             + kernels_ms
             + 2.0 * self.all_reduce_ms(tokens * hidden * 2.0)?;
         Ok(self.model.layers as f64 * layer_ms)
@@ -148,11 +148,11 @@ impl Composer<'_> {
         self.model.intermediate_size as f64 / f64::from(self.sharding.tensor_parallel)
     }
 
-    fn feed_forward_ms(&self, tokens: f64) -> f64 {
+    fn feed_forward_ms(&self, tokens: f64) -> Result<f64, InputError> {
         let (hidden, width) = (self.model.hidden_size as f64, self.expert_width());
         if self.model.experts == 0 {
-            return self.operators.gemm_ms(tokens, 2.0 * width, hidden)
-                + self.operators.gemm_ms(tokens, hidden, width);
+            return Ok(self.operators.gemm_ms(tokens, 2.0 * width, hidden)?
+                + self.operators.gemm_ms(tokens, hidden, width)?);
         }
         let experts = self.model.experts as f64;
         let copies = self.model.experts_per_token as f64;
@@ -162,13 +162,13 @@ impl Composer<'_> {
         let tokens_each = tokens * copies / chosen;
         // One grouped kernel reads the same weights and multiplies as much as one matrix as wide as all
         // chosen experts together.
-        self.operators.gemm_ms(tokens, experts, hidden)
-            + self.operators.gemm_ms(tokens_each, chosen * 2.0 * width, hidden)
-            + self.operators.gemm_ms(tokens_each, chosen * hidden, width)
+        Ok(self.operators.gemm_ms(tokens, experts, hidden)?
+            + self.operators.gemm_ms(tokens_each, chosen * 2.0 * width, hidden)?
+            + self.operators.gemm_ms(tokens_each, chosen * hidden, width)?)
     }
 
     /// The output matrix over the last tokens of some requests.
-    fn head_ms(&self, requests: f64) -> f64 {
+    fn head_ms(&self, requests: f64) -> Result<f64, InputError> {
         let vocabulary = self.model.vocab_size as f64 / f64::from(self.sharding.tensor_parallel);
         self.operators.gemm_ms(requests, vocabulary, self.model.hidden_size as f64)
     }

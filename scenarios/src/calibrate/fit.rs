@@ -269,6 +269,10 @@ fn estimate(
     unknown: &[(Coefficient, String)],
 ) -> Estimate {
     let is_mixed = coefficient == Coefficient::M;
+    if is_mixed && law.tied_mixed_factor.is_none() && is_nothing(Coefficient::E, solution) {
+        let reason = "its quotient is by e_ns_per_context_token, which is unknown".to_owned();
+        return Estimate { coefficient, value: 1.0, origin: Origin::Assumed { reason } };
+    }
     let value = match law.tied_mixed_factor {
         Some(factor) if is_mixed => factor,
         _ => solution.value(coefficient),
@@ -280,6 +284,10 @@ fn estimate(
         }
         (Some((_, reason)), _) => Origin::Missing { reason: reason.clone() },
         (None, _) if !solution.free[coefficient as usize] => Origin::Given,
+        (None, None) if is_nothing(coefficient, solution) => {
+            let reason = "durations do not grow with what it prices".to_owned();
+            Origin::Missing { reason }
+        }
         (None, None) => Origin::AtBound,
         (None, Some(half)) => {
             let (lowest, highest) = coefficient.bounds();
@@ -287,6 +295,14 @@ fn estimate(
         }
     };
     Estimate { coefficient, value, origin }
+}
+
+/// Whether a law needs the coefficient, and the steps are fitted best with none of it.
+fn is_nothing(coefficient: Coefficient, solution: &Solution) -> bool {
+    let (lowest, _) = coefficient.bounds();
+    coefficient.default_value().is_none()
+        && solution.free[coefficient as usize]
+        && solution.theta[coefficient as usize] <= lowest
 }
 
 fn error_of(residuals: &[Residual]) -> ErrorPercent {

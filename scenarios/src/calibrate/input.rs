@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use csv::StringRecord;
 use flate2::read::MultiGzDecoder;
 
+use crate::csv_header;
+
 /// Why measurements cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
@@ -95,8 +97,14 @@ impl Table {
             path: path.to_owned(),
             problem: problem.to_string(),
         };
+        // The reader counts a line that ends in two characters when the next one begins.
+        bytes.retain(|byte| *byte != b'\r');
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(&bytes[..]);
-        let headers = reader.headers().map_err(not_csv)?.iter().map(str::to_owned).collect();
+        let headers: Vec<String> =
+            reader.headers().map_err(not_csv)?.iter().map(str::to_owned).collect();
+        if let Some(problem) = csv_header::problem(&headers) {
+            return Err(InputError::NotCsv { path: path.to_owned(), problem });
+        }
         let rows = reader.records().collect::<Result<_, _>>().map_err(not_csv)?;
         Ok(Self { path: path.to_owned(), headers, rows })
     }
@@ -130,9 +138,17 @@ impl Table {
     /// milliseconds of it.
     pub(crate) fn time_column(&self, name: &str) -> Result<(usize, f64), InputError> {
         const UNITS: [(&str, f64); 4] = [("ns", 1e-6), ("us", 1e-3), ("ms", 1.0), ("s", 1e3)];
-        for (unit, factor) in UNITS {
-            if let Some(column) = self.find(&format!("{name}_{unit}")) {
-                return Ok((column, factor));
+        let in_unit = |(unit, factor): (&str, f64)| {
+            self.find(&format!("{name}_{unit}")).map(|column| (column, factor))
+        };
+        let found: Vec<(usize, f64)> = UNITS.into_iter().filter_map(in_unit).collect();
+        match found[..] {
+            [] => {}
+            [column] => return Ok(column),
+            [(first, _), (second, _), ..] => {
+                let (first, second) = (&self.headers[first], &self.headers[second]);
+                let problem = format!("`{first}` and `{second}` are the same time: leave one out");
+                return Err(InputError::NotCsv { path: self.path.clone(), problem });
             }
         }
         let known = format!("name it {name}_ns, {name}_us, {name}_ms or {name}_s");

@@ -2,7 +2,8 @@
 //!
 //! The columns are those of NVIDIA AIConfigurator's tables, and of Vidur's for all-reduce. A shape that
 //! was not measured lies between some that were: latencies are interpolated linearly, which is exact
-//! where a kernel is bound by memory or by arithmetic, and beyond the largest they grow in proportion.
+//! where a kernel is bound by memory or by arithmetic, and beyond the largest they grow in proportion, as far
+//! as [`REACH`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,10 @@ type Curve = Vec<(f64, f64)>;
 /// each three times, and some of them were disturbed.
 const SMOOTHED: usize = 9;
 
+/// How many times as large as anything measured a size may be, or as small. The widest kernel that is composed,
+/// of all chosen experts of a layer, has four times the columns of AIConfigurator's widest matrix.
+const REACH: f64 = 4.0;
+
 const GEMM: &str = "a GEMM table has m, n, k and latency in ms";
 const ATTENTION: &str = "an attention table has batch_size, isl, num_heads, num_key_value_heads, \
                          head_dim, step and latency in ms";
@@ -75,18 +80,21 @@ impl Operators {
     }
 
     /// `m` rows times a matrix of `k` by `n`, ms.
-    pub(crate) fn gemm_ms(&self, m: f64, n: f64, k: f64) -> f64 {
-        let rows: Curve = around(&self.gemm, n)
-            .into_iter()
-            .map(|(at_n, by_k)| {
-                let points: Curve = around(by_k, k)
-                    .into_iter()
-                    .map(|(at_k, curve)| (at_k as f64, proportional(curve, m)))
-                    .collect();
-                (at_n as f64, proportional(&points, k))
-            })
-            .collect();
-        proportional(&rows, n)
+    pub(crate) fn gemm_ms(&self, m: f64, n: f64, k: f64) -> Result<f64, InputError> {
+        let of_rows = |curve: &Curve| within_reach(curve, m.max(1.0));
+        let of_depth = |by_k: &BTreeMap<u64, Curve>| {
+            let points = around(by_k, k).into_iter();
+            let points = points.map(|(at_k, curve)| Some((at_k as f64, of_rows(curve)?)));
+            within_reach(&points.collect::<Option<Curve>>()?, k)
+        };
+        let columns = around(&self.gemm, n).into_iter();
+        let columns = columns.map(|(at_n, by_k)| Some((at_n as f64, of_depth(by_k)?)));
+        let ms = columns.collect::<Option<Curve>>().and_then(|points| within_reach(&points, n));
+        ms.ok_or_else(|| {
+            let shape =
+                format!("{m:.0} rows times a matrix of {k:.0} by {n:.0}, nor of one near it");
+            far_off(&self.files.gemm, shape)
+        })
     }
 
     /// Prefill attention of one layer over some (query, key) pairs, ms.
@@ -96,7 +104,11 @@ impl Operators {
         }
         let curve = self.context.get(&heads);
         let curve = curve.ok_or_else(|| no_heads(&self.files.context_attention, heads))?;
-        Ok(proportional(curve, pairs))
+        within_reach(curve, pairs).ok_or_else(|| {
+            let tokens = (2.0 * pairs).sqrt();
+            let shape = format!("prefill of {tokens:.0} tokens, nor of nearly so many");
+            far_off(&self.files.context_attention, shape)
+        })
     }
 
     /// Decode attention of one layer for some requests of equal context, ms.
@@ -111,11 +123,14 @@ impl Operators {
         }
         let by_batch = self.generation.get(&heads);
         let by_batch = by_batch.ok_or_else(|| no_heads(&self.files.generation_attention, heads))?;
-        let points: Curve = around(by_batch, requests)
-            .into_iter()
-            .map(|(batch, curve)| (batch as f64, proportional(curve, context)))
-            .collect();
-        Ok(proportional(&points, requests))
+        // It reads the cache and little else, which takes in proportion whatever the context.
+        let points = around(by_batch, requests).into_iter();
+        let points = points.map(|(batch, curve)| (batch as f64, proportional(curve, context)));
+        let ms = within_reach(&points.collect::<Curve>(), requests);
+        ms.ok_or_else(|| {
+            let shape = format!("decode of {requests:.0} requests, nor of nearly so many");
+            far_off(&self.files.generation_attention, shape)
+        })
     }
 
     /// Sum of some bytes over the GPUs of one node, ms.
@@ -126,8 +141,15 @@ impl Operators {
             what: format!("all-reduce over {workers} GPUs in one node"),
             what_to_do: "name a table with --all-reduce that has it".to_owned(),
         })?;
-        Ok(proportional(curve, bytes))
+        within_reach(curve, bytes).ok_or_else(|| {
+            far_off(path, format!("all-reduce of {bytes:.0} bytes, nor of nearly so many"))
+        })
     }
+}
+
+fn far_off(path: &Path, what: String) -> InputError {
+    let what_to_do = "measure up to a quarter of that size at least, and down to four times it";
+    InputError::NoMeasurement { path: path.to_owned(), what, what_to_do: what_to_do.to_owned() }
 }
 
 fn no_heads(path: &Path, heads: Heads) -> InputError {
@@ -150,6 +172,12 @@ fn around<T>(map: &BTreeMap<u64, T>, key: f64) -> Vec<(u64, &T)> {
 fn proportional(points: &[(f64, f64)], x: f64) -> f64 {
     let (last, value) = points[points.len() - 1];
     if x > last && last > 0.0 { value * x / last } else { interpolate(points, x) }
+}
+
+/// The same, if the points are near enough.
+fn within_reach(points: &[(f64, f64)], x: f64) -> Option<f64> {
+    let (first, last) = (points[0].0, points[points.len() - 1].0);
+    (x * REACH >= first && x <= last * REACH).then(|| proportional(points, x))
 }
 
 /// Means of equal keys, by ascending keys.

@@ -66,6 +66,11 @@ fn model_toml(header: &ProfileHeader, fit: &Fit) -> String {
         p95 = error.p95,
         max = error.max,
     );
+    if header.basis != "measured" {
+        text.push_str(
+            "# The error is that of the fit; nobody knows the law's.\nunchecked = true\n",
+        );
+    }
     if let Some(table) = &fit.table {
         text.push_str("# (tokens in the step, ms), in place of the hinge.\n");
         text.push_str("linear_ms_by_tokens = [\n");

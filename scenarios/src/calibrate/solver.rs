@@ -10,8 +10,9 @@ const BISQUARE: f64 = 4.685;
 const HUBER: f64 = 1.345;
 /// Rounds of reweighting; five or so usually suffice.
 const ROUNDS: usize = 30;
-/// Smallest scale of the residuals that is believed, relative: rounding of logged durations.
-const MIN_SCALE: f64 = 1e-6;
+/// Smallest scale of the residuals that is believed, relative. The law is a law to a few percent
+/// (docs/calibration.md): where it misses by as much, no measurement is disturbed.
+const MIN_SCALE: f64 = 0.03;
 
 /// Where the fit ended, with what is needed to judge it.
 #[derive(Clone, Debug)]

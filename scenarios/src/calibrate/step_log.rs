@@ -125,5 +125,23 @@ mod tests {
             assert!(error.contains("; "), "says what to do: {error}");
         }
         assert!(read(&format!("{HEAD}1,2\n")).unwrap_err().contains("is not CSV"));
+        let error = read(&format!("{HEAD}0,0,1,10,3\n0,0,1,10,NaN\n").replace('\n', "\r\n"));
+        let error = error.unwrap_err();
+        assert!(error.contains("line 3, column `duration_ms`: `NaN` is not finite"), "{error}");
+    }
+
+    #[test]
+    fn a_header_that_can_be_read_two_ways() {
+        let error = read(&HEAD.replace("decode_requests", "duration_us")).unwrap_err();
+        assert!(error.contains("no column `decode_requests`"), "{error}");
+        let error = read(&HEAD.replace("duration_ms", "duration_ms,duration_us")).unwrap_err();
+        assert!(
+            error.ends_with("`duration_us` and `duration_ms` are the same time: leave one out"),
+            "{error}"
+        );
+        let error = read(&HEAD.replace(',', ";")).unwrap_err();
+        assert!(error.ends_with("semicolons separate its columns: write commas"), "{error}");
+        let error = read(&HEAD.replace("duration_ms", "duration_ms,duration_ms")).unwrap_err();
+        assert!(error.ends_with("two columns are called `duration_ms`: remove one"), "{error}");
     }
 }

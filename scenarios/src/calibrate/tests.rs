@@ -150,6 +150,30 @@ fn requests_of_equal_context_do_not_tell_d_from_e() {
 }
 
 #[test]
+fn durations_that_grow_with_nothing_are_no_law() {
+    let mut steps = log(800, |_| true);
+    for step in &mut steps {
+        step.duration_ms = 10.0;
+    }
+    let fit = fit(&steps, &robust()).unwrap();
+    let missing: Vec<_> = fit.missing().map(|estimate| estimate.coefficient).collect();
+    assert!(missing.contains(&Coefficient::B), "{}", coefficient_table(&fit));
+    let factor = fit.estimates.last().unwrap();
+    assert!(factor.value <= 1.0, "{factor:?}");
+}
+
+#[test]
+fn what_the_law_misses_is_no_outlier() {
+    let mut steps = log(2000, |_| true);
+    for step in &mut steps {
+        // Exact, but for one step in ten that the law has wrong by a tenth.
+        let is_odd = step.prefill_tokens as u64 % 10 == 3;
+        step.duration_ms = predict_ms(&TRUTH, None, step) * if is_odd { 1.1 } else { 1.0 };
+    }
+    assert_eq!(fit(&steps, &robust()).unwrap().outliers(), 0);
+}
+
+#[test]
 fn too_few_rows() {
     let error = fit(&log(19, |_| true), &robust()).unwrap_err();
     assert_eq!(
@@ -224,6 +248,44 @@ fn composed_steps_are_those_of_the_published_composition() {
         let (worst, mean) = compare_with_grid(&composed, &grid);
         assert!(mean < 3.0 && worst < 12.0, "{gpu}: mean {mean} %, worst {worst} %");
     }
+}
+
+#[test]
+fn tables_of_other_sizes_are_no_ground_for_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let attention = "batch_size,isl,num_heads,num_key_value_heads,head_dim,step,latency\n1,1024,32,8,128,0,0.1\n";
+    let operators = |largest: u32| {
+        let mut gemm = "m,n,k,latency\n".to_owned();
+        for size in [256, largest] {
+            for rows in [1, 4096] {
+                gemm += &format!("{rows},{size},{size},0.1\n");
+            }
+        }
+        Operators::read(&OperatorFiles {
+            gemm: file("gemm.csv", &gemm),
+            context_attention: file("attention.csv", attention),
+            generation_attention: file("attention.csv", attention),
+            all_reduce: None,
+        })
+        .unwrap()
+    };
+    let ms = operators(16_384).gemm_ms(1.0, 65_536.0, 16_384.0).unwrap();
+    assert!((ms - 0.4).abs() < 1e-9, "in proportion: {ms}");
+    let error = operators(16_383).gemm_ms(1.0, 65_536.0, 256.0).unwrap_err().to_string();
+    assert!(
+        error.contains("no measurement of 1 rows times a matrix of 256 by 65536, nor"),
+        "{error}"
+    );
+    assert!(
+        error.ends_with(
+            "; measure up to a quarter of that size at least, and down to four times it"
+        )
+    );
 }
 
 /// Worst and mean difference of the steps that both have, percent.

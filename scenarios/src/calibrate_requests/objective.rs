@@ -50,7 +50,19 @@ pub enum CalibrationError {
          more load"
     )]
     NothingDetermined,
+    /// Less than a fit can be trusted with.
+    #[error(
+        "the logs have {rows} requests and {MIN_REQUESTS} are needed to fit, several hundred are good; log a longer \
+         stretch of traffic"
+    )]
+    TooFewRequests {
+        /// How many there are.
+        rows: usize,
+    },
 }
+
+/// Requests below which no fit is tried, in all logs.
+pub(super) const MIN_REQUESTS: usize = 100;
 
 /// An unknown of the law.
 #[derive(Clone, Copy, Debug)]

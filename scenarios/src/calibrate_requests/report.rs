@@ -3,7 +3,7 @@
 use lodestar_sim::catalog::{CatalogError, GpuProfile, MeasuredEngine};
 use lodestar_sim::step_time::HingeCoefficients;
 
-use crate::validate::Validation;
+use crate::validate::{FEW_IN, Validation};
 
 /// A fitted law, and how far to trust it.
 #[derive(Clone, Debug)]
@@ -60,31 +60,64 @@ impl Held {
     }
 }
 
+impl RequestFit {
+    /// Why the law is none of the GPU that served the logs.
+    pub fn objection(&self) -> Option<String> {
+        self.logs.iter().find_map(FittedLog::objection)
+    }
+}
+
+impl FittedLog {
+    fn objection(&self) -> Option<String> {
+        let (name, rows) = (&self.name, self.validation.pairs.len());
+        let what_to_do = "give the engines' settings (--num-blocks above all) or another --start";
+        if self.corrected_rows * FEW_IN > rows {
+            let corrected = self.corrected_rows;
+            return Some(format!(
+                "{corrected} of the {rows} requests of {name} were answered sooner than the fitted law allows; \
+                 {what_to_do}"
+            ));
+        }
+        // The sum of squares of equal latencies is no yardstick.
+        let r2 = self.validation.e2e().r2;
+        (r2 <= 0.0).then(|| {
+            format!(
+                "the fitted law explains nothing of {name}: R2 of its end-to-end latencies is {r2:.2}; {what_to_do}"
+            )
+        })
+    }
+}
+
 /// The profile's file: the start with the fitted law in place of its own, and the engine settings that
-/// the fit assumed.
+/// the fit assumed. The law is said to be `started_from`.
 ///
 /// # Errors
 /// When the profile does not have the model.
 pub fn request_profile_toml(
     start: &GpuProfile,
-    gpu: &str,
+    started_from: &str,
     model: &str,
     settings: MeasuredEngine,
     fit: &RequestFit,
 ) -> Result<String, CatalogError> {
     let on_gpu = start.on(model)?;
+    let errors: Vec<_> = fit.logs.iter().map(|log| log.validation.e2e()).collect();
+    let worst = errors.iter().max_by(|a, b| a.mean_error.total_cmp(&b.mean_error));
+    let worst = worst.expect("a fit is to some log");
     let requests: usize = fit.logs.iter().map(|log| log.validation.pairs.len()).sum();
     let names: Vec<&str> = fit.logs.iter().map(|log| log.name.as_str()).collect();
     let source = format!(
         "lodestar calibrate requests: {requests} requests of {}, starting from {}",
         names.join(", "),
-        start.gpu
+        started_from
     );
     let mut text = format!(
         "gpu = {}\ndescription = {}\nmemory_bytes = {}\nmax_num_batched_tokens = {}\nmax_num_seqs = {}\n\n\
-         [[models]]\nmodel = {}\ntensor_parallel = {}\nbasis = \"measured\"\nsource = {}\n\n\
+         [[models]]\nmodel = {}\ntensor_parallel = {}\nbasis = \"measured\"\nsource = {}\n\
+         # Of end-to-end latencies of requests, not of steps, of the worst log.\n\
+         fit_error_percent = {{ mean = {:.2}, p95 = {:.2}, max = {:.1} }}\n\n\
          [models.step_time]\nt0_ms = {}\n",
-        quoted(gpu),
+        quoted(&start.gpu),
         quoted(&start.description),
         start.memory_bytes,
         start.max_num_batched_tokens,
@@ -92,6 +125,9 @@ pub fn request_profile_toml(
         quoted(model),
         on_gpu.tensor_parallel,
         quoted(&source),
+        100.0 * worst.mean_error,
+        100.0 * worst.p95_error,
+        100.0 * worst.max_error,
         float(fit.law.t0_ms),
     );
     for estimate in &fit.estimates {

@@ -12,7 +12,8 @@ use lodestar_sim::step_time::HingeCoefficients;
 
 use super::linear::Symmetric;
 use super::objective::{
-    CalibrationError, LogToFit, Objective, Point, Simulated, UNKNOWNS, Unknown, residuals,
+    CalibrationError, LogToFit, MIN_REQUESTS, Objective, Point, Simulated, UNKNOWNS, Unknown,
+    residuals,
 };
 use super::report::{Estimate, FittedLog, Held, RequestFit};
 use super::simplex;
@@ -57,6 +58,10 @@ pub fn calibrate_requests(
     model: &str,
     settings: MeasuredEngine,
 ) -> Result<RequestFit, CalibrationError> {
+    let rows = logs.iter().map(|log| log.log.requests.len()).sum();
+    if rows < MIN_REQUESTS {
+        return Err(CalibrationError::TooFewRequests { rows });
+    }
     let objective = Objective::new(logs, profile, model, settings);
     let start = Point { law: objective.start()?, overhead_ms: vec![0.0; logs.len()] };
     let mut free: Vec<&Unknown> = UNKNOWNS.iter().filter(|unknown| !unknown.is_shape).collect();

@@ -5,6 +5,7 @@ use lodestar_traces::{MAX_TIME_NS, MAX_TOKENS};
 use serde_json::{Map, Value};
 
 use super::error::LogError;
+use crate::csv_header;
 
 /// A text table. Rows have as many cells as there are columns.
 #[derive(Debug)]
@@ -39,7 +40,10 @@ impl Columns {
         let malformed =
             |row: usize, error: csv::Error| LogError::Malformed { row, problem: error.to_string() };
         let header = reader.headers().map_err(|error| malformed(0, error))?;
-        let names = header.iter().map(str::to_owned).collect();
+        let names: Vec<String> = header.iter().map(str::to_owned).collect();
+        if let Some(problem) = csv_header::problem(&names) {
+            return Err(LogError::Header { problem });
+        }
         let cells = |record: StringRecord| record.iter().map(str::to_owned).collect();
         let rows = reader
             .records()
@@ -138,7 +142,10 @@ impl Columns {
     }
 
     pub(super) fn tokens(&self, row: usize, column: usize) -> Result<u32, LogError> {
-        let tokens: u64 = self.text(row, column).parse().map_err(|_| {
+        let text = self.text(row, column);
+        // Tables with an empty cell somewhere are often written with all numbers as 12.0.
+        let digits = text.strip_suffix(".0").unwrap_or(text);
+        let tokens: u64 = digits.parse().map_err(|_| {
             self.cell_error(row, column, "is not a number of tokens", "write a whole number")
         })?;
         u32::try_from(tokens).ok().filter(|tokens| *tokens <= MAX_TOKENS).ok_or_else(|| {

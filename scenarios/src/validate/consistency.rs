@@ -15,6 +15,9 @@ use super::log::{CachedTokens, MeasuredLog};
 /// By how much a TTFT must undercut the least possible one: steps vary by a few percent.
 const MARGIN: f64 = 0.9;
 
+/// One row in so many may have been guessed wrong. Where there are more, it is the law that cannot be true.
+pub const FEW_IN: usize = 5;
+
 /// The log with cached tokens that its times allow, and the rows that were changed.
 pub fn correct_impossible(
     log: &MeasuredLog,

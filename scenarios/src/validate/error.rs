@@ -14,6 +14,12 @@ pub enum LogError {
     /// Bytes that are not text.
     #[error("the log is not UTF-8 text; write it as CSV or as JSON lines")]
     NotText,
+    /// A first line that names no columns, or one twice.
+    #[error("the log's first line: {problem}")]
+    Header {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// A line that is neither CSV nor JSON.
     #[error("row {row}: {problem}; every row needs one value for each column of the header")]
     Malformed {

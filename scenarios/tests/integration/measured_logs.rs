@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use lodestar_scenarios::Fleet;
 use lodestar_scenarios::decisions::LogReader;
 use lodestar_scenarios::validate::{
-    Assessment, CachedTokens, ClockAt, LogError, LogFleet, MeasuredLog, Overhead, Prompts, assess,
-    prompts_of,
+    Assessment, CachedTokens, ClockAt, Corrected, LogError, LogFleet, MeasuredLog, Overhead,
+    Prompts, assess, prompts_of,
 };
 use lodestar_sim::catalog::{self, MeasuredEngine};
 use lodestar_traces::{ReadOptions, Source, Span, read_all};
@@ -76,6 +76,10 @@ fn a_header_without_what_is_needed_is_refused() {
     assert!(error.starts_with("column `ttft`: the unit of this time is not known"), "{error}");
     let error = without("end_ms", "end_minutes");
     assert!(error.starts_with("column `end_minutes`: the unit"), "{error}");
+    let error = without("end_ms", "ttft_ms");
+    assert!(error.starts_with("the log's first line: two columns are called `ttft_ms`"), "{error}");
+    let error = log_with(0, "").replace(',', ";");
+    assert!(error_of(&error).starts_with("the log's first line: semicolons separate"));
     assert!(error_of("").starts_with("the log is empty"));
 }
 
@@ -96,7 +100,7 @@ fn units_are_those_of_the_columns_and_json_is_a_log_too() {
     let json = (1..=24).map(|row| {
         let (start, end) = (f64::from(row), f64::from(row) + 0.4);
         format!(
-            "{{\"arrival_s\": {start}, \"pod\": \"0\", \"input_tokens\": 1000, \"cached_tokens\": 0, \
+            "{{\"arrival_s\": {start}, \"pod\": \"0\", \"input_tokens\": 1000.0, \"cached_tokens\": 0, \
              \"output_tokens\": 10, \"ttft_us\": 180500, \"end_s\": {end:.1}}}\n"
         )
     });
@@ -242,13 +246,14 @@ fn assess_log(text: &[u8], profile: &str, prompts: Option<&Prompts>) -> Assessme
     assess(&log, prompts, &fleet, Overhead::Estimated).expect("a replay")
 }
 
-/// Least R2 of TTFT, most median error of TTFT, least correlation of E2E.
+/// Least R2 of TTFT, most median error of TTFT, least correlation of E2E, of all rows; and least R2 of TTFT of
+/// the rows that were not corrected.
 #[test]
 fn l20_logs_are_predicted() {
-    for (name, rows, r2, median_error, correlation) in [
-        ("share9_rl", 2492, 0.80, 0.048, 0.97),
-        ("share71_prefix", 1101, 0.82, 0.060, 0.95),
-        ("may25_p2048mix_prefixload", 1199, 0.94, 0.055, 0.98),
+    for (name, rows, r2, median_error, correlation, r2_unseen) in [
+        ("share9_rl", 2492, 0.80, 0.048, 0.97, 0.80),
+        ("share71_prefix", 1101, 0.75, 0.060, 0.95, 0.84),
+        ("may25_p2048mix_prefixload", 1199, 0.87, 0.055, 0.98, 0.95),
     ] {
         let Some(path) = measured(&format!("lodestar/l20_replay_{name}.csv")) else { return };
         let text = fs::read(path).unwrap();
@@ -264,9 +269,45 @@ fn l20_logs_are_predicted() {
             // What was learned from some rows helps to predict the others.
             let unseen = corrected.unseen();
             assert_eq!(unseen.pairs.len() + corrected.rows.len(), rows);
-            assert!(unseen.ttft().r2 > r2 - 0.02, "{name}: {:?}", unseen.ttft());
+            assert!(unseen.ttft().r2 > r2_unseen, "{name}: {:?}", unseen.ttft());
         }
     }
+}
+
+/// Prompts of 8,000 tokens and, two seconds behind every other one, one that the gateway took for new.
+fn log_with_wrong_guesses(ttft_of_the_first_ms: f64) -> MeasuredLog {
+    let mut text =
+        "arrival_ms,instance,prompt_tokens,cached_percent,output_tokens,ttft_ms,e2e_ms".to_owned();
+    for row in 0..24 {
+        let at = row / 2 * 10_000 + row % 2 * 2_000;
+        let ttft = match row {
+            1 => ttft_of_the_first_ms,
+            _ if row % 2 == 1 => 150.0,
+            _ => 1200.0,
+        };
+        text += &format!("\n{at},0,8000,0,1,{ttft},{ttft}");
+    }
+    MeasuredLog::parse(text.as_bytes()).expect("a log")
+}
+
+#[test]
+fn a_row_that_cannot_be_true_is_predicted_without_its_own_ttft() {
+    let assessed = |ttft_ms| {
+        let log = log_with_wrong_guesses(ttft_ms);
+        let profile = catalog::profile("l20").expect("in the catalog");
+        let settings = MeasuredEngine::default();
+        let fleet = LogFleet::of_profile(&log, &profile, MODEL, settings).expect("a fleet");
+        let assessment = assess(&log, None, &fleet, Overhead::Given(0.0)).expect("a replay");
+        assessment.corrected.expect("answered sooner than an idle instance could")
+    };
+    let (slow, fast) = (assessed(300.0), assessed(60.0));
+    assert_eq!(slow.rows, (1..=12).map(|pair| 2 * pair).collect::<Vec<_>>());
+    let simulated =
+        |of: &Corrected| of.validation.pairs.iter().map(|pair| pair.ttft_ms.1).collect();
+    let (slow, fast): (Vec<f64>, Vec<f64>) = (simulated(&slow), simulated(&fast));
+    assert_eq!(slow, fast);
+    // As the log claims it: nothing was cached.
+    assert!(slow.iter().all(|ttft_ms| (ttft_ms / slow[0] - 1.0).abs() < 0.01), "{slow:?}");
 }
 
 #[test]

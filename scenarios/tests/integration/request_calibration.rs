@@ -95,6 +95,33 @@ fn a_simulated_log_gives_its_latencies_back_and_roughly_its_law_despite_outliers
     let written = GpuProfile::parse(&toml).unwrap();
     let read = written.on(MODEL).unwrap().step_time;
     assert!((read.b_us_per_token - fit.law.b_us_per_token).abs() < 1e-3);
+    assert!(written.on(MODEL).unwrap().fit_error_percent.is_some());
+    assert_eq!(fit.objection(), None);
+}
+
+#[test]
+fn engines_that_cannot_have_served_the_log_are_objected_to() {
+    let log = simulated_log(1, &|_, _| 1.0);
+    let logs = [LogToFit::new("log".to_owned(), log)];
+    // One long prompt at a time.
+    let settings = MeasuredEngine { num_blocks: Some(650), ..MeasuredEngine::default() };
+    let fit = calibrate_requests(&logs, &profile_with(start()), MODEL, settings).unwrap();
+    let objection = fit.objection().expect("nothing fits");
+    assert!(objection.starts_with("the fitted law explains nothing of log: R2"), "{objection}");
+    assert!(
+        objection.contains("; give the engines' settings (--num-blocks above all)"),
+        "{objection}"
+    );
+}
+
+#[test]
+fn a_few_requests_are_not_fitted() {
+    let mut log = simulated_log(1, &|_, _| 1.0);
+    log.requests.truncate(99);
+    let logs = [LogToFit::new("log".to_owned(), log)];
+    let error = calibrate_requests(&logs, &profile_with(start()), MODEL, MeasuredEngine::default());
+    let error = error.expect_err("too few").to_string();
+    assert!(error.starts_with("the logs have 99 requests and 100 are needed to fit"), "{error}");
 }
 
 #[test]
