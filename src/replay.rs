@@ -14,7 +14,6 @@ use lodestar_router::{
 use lodestar_scenarios::{
     Fleet, Marks, OutputDir, Replay, Replayed, Results, Summary, Workload, compare, load,
 };
-use lodestar_sim::catalog::Basis;
 use lodestar_traces::{ReadOptions, read_all};
 
 use crate::progress::Progress;
@@ -196,8 +195,8 @@ pub(crate) fn print(out: &Path, results: &Results, wall: &[Duration]) -> io::Res
     let marks = if stdout.is_terminal() { Marks::Colour } else { Marks::Star };
     writeln!(stdout, "{}", compare(&summaries, wall, marks))?;
     for trust in &results.scenario.step_times {
-        if trust.basis != Basis::Measured {
-            writeln!(stdout, "{trust}")?;
+        if let Some(caveat) = trust.caveat() {
+            writeln!(stdout, "{caveat}")?;
         }
     }
     let out = out.display();

@@ -13,7 +13,7 @@ use lodestar_scenarios::validate::{
     Assessment, CachedTokens, ErrorStatistics, FEW_IN, LogError, LogFleet, MeasuredLog, Overhead,
     Pair, Prompts, Validation, assess,
 };
-use lodestar_scenarios::{Fleet, read_profile};
+use lodestar_scenarios::{Fleet, StepTimeTrust, read_profile};
 use lodestar_sim::catalog::MeasuredEngine;
 use lodestar_traces::{ReadOptions, read_all};
 
@@ -78,18 +78,18 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
         None => Overhead::Estimated,
     };
     let log = read_log(&args.log)?;
-    let fleet = fleet(args, &log).with_context(|| args.log.display().to_string())?;
+    let (fleet, step_times) = fleet(args, &log).with_context(|| args.log.display().to_string())?;
     let prompts = args.prompts.as_ref().map(|trace| read_prompts(trace, &log)).transpose()?;
     let assessment = assess(&log, prompts.as_ref(), &fleet, overhead)?;
     if !args.no_plot {
         let figure = ValidationFigure {
             title: "Measured against simulated latency".to_owned(),
-            subtitle: subtitle(args, &log),
+            subtitle: subtitle(args, &log) + &StepTimeTrust::short_caveats(&step_times),
             points: points(&assessment.best().pairs),
         };
         lodestar_plots::validation_figure(&figure, &args.plot)?;
     }
-    print(args, &log, &assessment).context("cannot write to stdout")
+    print(args, &log, &assessment, &step_times).context("cannot write to stdout")
 }
 
 /// A log, with its notes told. A folder is that of a run with a router's log.
@@ -143,7 +143,8 @@ impl EngineFlags {
     }
 }
 
-fn fleet(args: &ValidateArgs, log: &MeasuredLog) -> anyhow::Result<LogFleet> {
+/// The instances, and how far the step times of their GPUs can be trusted.
+fn fleet(args: &ValidateArgs, log: &MeasuredLog) -> anyhow::Result<(LogFleet, Vec<StepTimeTrust>)> {
     let settings = args.engine.settings();
     match (&args.fleet, &args.profile) {
         (Some(fleet), _) => {
@@ -156,11 +157,13 @@ fn fleet(args: &ValidateArgs, log: &MeasuredLog) -> anyhow::Result<LogFleet> {
                     "note: {idle} of the {ours} instances of {fleet} are not in the log"
                 )?;
             }
-            Ok(LogFleet::of_fleet(log, &fleet, &args.model, settings)?)
+            let step_times = fleet.step_times(&args.model)?;
+            Ok((LogFleet::of_fleet(log, &fleet, &args.model, settings)?, step_times))
         }
         (None, Some(profile)) => {
             let profile = read_profile(profile)?;
-            Ok(LogFleet::of_profile(log, &profile, &args.model, settings)?)
+            let step_times = vec![StepTimeTrust::of(&profile.gpu, profile.on(&args.model)?)];
+            Ok((LogFleet::of_profile(log, &profile, &args.model, settings)?, step_times))
         }
         (None, None) => unreachable!("clap requires one of the two"),
     }
@@ -194,7 +197,12 @@ fn subtitle(args: &ValidateArgs, log: &MeasuredLog) -> String {
     format!("{name}: {requests} requests on {instances} instances, simulated as {served_by}")
 }
 
-fn print(args: &ValidateArgs, log: &MeasuredLog, assessment: &Assessment) -> io::Result<()> {
+fn print(
+    args: &ValidateArgs,
+    log: &MeasuredLog,
+    assessment: &Assessment,
+    step_times: &[StepTimeTrust],
+) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", subtitle(args, log))?;
     match &assessment.corrected {
@@ -241,6 +249,9 @@ fn print(args: &ValidateArgs, log: &MeasuredLog, assessment: &Assessment) -> io:
     writeln!(out, "preemptions  {} simulated", best.preemptions)?;
     if best.refused > 0 {
         writeln!(out, "refused      {} prompts do not fit the simulated engines", best.refused)?;
+    }
+    for caveat in step_times.iter().filter_map(StepTimeTrust::caveat) {
+        writeln!(out, "{caveat}")?;
     }
     if !args.no_plot {
         let stem = args.plot.display();

@@ -11,7 +11,7 @@ pub(crate) mod ttft_cdf;
 pub(crate) mod ttft_over_time;
 pub(crate) mod validation;
 
-use lodestar_scenarios::{Results, RunTables};
+use lodestar_scenarios::{Results, RunTables, StepTimeTrust};
 
 use crate::axis::number;
 use crate::colour::{self, Colour};
@@ -29,7 +29,10 @@ fn subtitle(results: &Results) -> String {
     let requests = number(scenario.trace.requests as f64);
     let on = if fleet.is_empty() { "servers".to_owned() } else { fleet.join(" + ") };
     format!(
-        "{} ({requests} requests), {} on {on}, seed {}",
-        scenario.trace.name, scenario.model, scenario.seed
+        "{} ({requests} requests), {} on {on}{}, seed {}",
+        scenario.trace.name,
+        scenario.model,
+        StepTimeTrust::short_caveats(&scenario.step_times),
+        scenario.seed
     )
 }

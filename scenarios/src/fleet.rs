@@ -103,15 +103,8 @@ impl Fleet {
 
     /// How far the step times of each group can be trusted when it serves `model`.
     pub fn step_times(&self, model: &str) -> Result<Vec<StepTimeTrust>, FleetError> {
-        let trust = |group: &Group| {
-            let profile = read_profile(&group.gpu)?;
-            let on_gpu = profile.on(model)?;
-            Ok(StepTimeTrust {
-                gpu: group.gpu.clone(),
-                basis: on_gpu.basis,
-                error_percent: on_gpu.fit_error_percent.filter(|_| !on_gpu.unchecked),
-            })
-        };
+        let trust =
+            |group: &Group| Ok(StepTimeTrust::of(&group.gpu, read_profile(&group.gpu)?.on(model)?));
         self.groups.iter().map(trust).collect()
     }
 

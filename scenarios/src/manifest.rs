@@ -6,7 +6,7 @@
 use std::fmt;
 
 use lodestar_router::{Information, PolicyConfig};
-use lodestar_sim::catalog::{Basis, FitError};
+use lodestar_sim::catalog::{Basis, FitError, ModelOnGpu};
 use lodestar_traces::ReadOptions;
 use serde::{Deserialize, Serialize};
 
@@ -70,14 +70,47 @@ pub struct StepTimeTrust {
     pub error_percent: Option<FitError>,
 }
 
-impl fmt::Display for StepTimeTrust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let basis = match self.basis {
+impl StepTimeTrust {
+    /// Of a model on instances of a GPU.
+    pub fn of(gpu: &str, on_gpu: &ModelOnGpu) -> Self {
+        Self {
+            gpu: gpu.to_owned(),
+            basis: on_gpu.basis,
+            error_percent: on_gpu.fit_error_percent.filter(|_| !on_gpu.unchecked),
+        }
+    }
+
+    /// What to know before a latency is believed, unless step times were measured.
+    pub fn caveat(&self) -> Option<String> {
+        (self.basis != Basis::Measured).then(|| self.to_string())
+    }
+
+    /// The same in a few words, for all groups of a fleet, such as ` (l4 derived ±18 %)`; nothing if all were measured.
+    pub fn short_caveats(all: &[Self]) -> String {
+        let of_group = |trust: &Self| {
+            let error = trust.error_percent.map_or_else(
+                || "error unknown".to_owned(),
+                |error| format!("±{:.0} %", error.mean),
+            );
+            format!("{} {} {error}", trust.gpu, trust.basis_name())
+        };
+        let doubtful = all.iter().filter(|trust| trust.basis != Basis::Measured);
+        let parts: Vec<String> = doubtful.map(of_group).collect();
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+    }
+
+    const fn basis_name(&self) -> &'static str {
+        match self.basis {
             Basis::Measured => "measured",
             Basis::Derived => "derived",
             Basis::Scaled => "scaled",
-        };
-        write!(f, "step times of {} are {basis}: ", self.gpu)?;
+        }
+    }
+}
+
+impl fmt::Display for StepTimeTrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step times of {} are {}: ", self.gpu, self.basis_name())?;
         match self.error_percent {
             Some(error) => write!(f, "±{:.0} % mean, {:.0} % worst", error.mean, error.max),
             None => write!(f, "nobody knows their error"),

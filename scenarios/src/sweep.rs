@@ -264,6 +264,7 @@ impl CellIdentity {
             rate_rps: cell.rate_rps,
             knee_rps: cell.knee_rps,
             router_replicas: cell.router_replicas,
+            step_times: cell.step_times.clone(),
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod trade_off;
 
 use std::collections::BTreeMap;
 
+use lodestar_scenarios::StepTimeTrust;
 use lodestar_scenarios::scenario::Kind;
 use lodestar_scenarios::sweep::{CellIdentity, Item, Measured, Overview, Ratio, Series};
 
@@ -113,11 +114,12 @@ fn describe(cell: &CellIdentity) -> String {
     format!("{} at {rate} on {}", cell.workload, servers(cell))
 }
 
-/// Instances, and routers if there are several.
+/// Instances, routers if there are several, and what to know of the instances before a latency is believed.
 fn servers(cell: &CellIdentity) -> String {
+    let caveats = StepTimeTrust::short_caveats(&cell.step_times);
     match cell.router_replicas {
-        1 => cell.fleet.clone(),
-        routers => format!("{} behind {routers} routers", cell.fleet),
+        1 => format!("{}{caveats}", cell.fleet),
+        routers => format!("{}{caveats} behind {routers} routers", cell.fleet),
     }
 }
 

@@ -1,5 +1,8 @@
 //! The page: what was run, the tables, the figures.
 
+use std::collections::BTreeSet;
+
+use lodestar_scenarios::StepTimeTrust;
 use lodestar_scenarios::sweep::{CellIdentity, Mark};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -93,6 +96,8 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
     let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
     let extent = &overview.extent;
     let failed = overview.items.iter().filter(|item| item.measured().is_none()).count();
+    let step_times = view.cells.iter().flat_map(|cell| &cell.step_times);
+    let caveats: BTreeSet<String> = step_times.filter_map(StepTimeTrust::caveat).collect();
     let mut policies: Vec<&str> = overview.summary.iter().map(|row| row.policy.as_str()).collect();
     policies.sort_unstable();
     html! {
@@ -115,6 +120,9 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
             dt { "Seeds" } dd {
                 (seeds.join(", "))
                 @if (seeds.len() as u64) < extent.seeds { " of 1 to " (extent.seeds) }
+            }
+            @if !caveats.is_empty() {
+                dt { "Step times" } dd { @for caveat in &caveats { (caveat) br; } }
             }
             dt { "Version" } dd {
                 "Lodestar " (first.lodestar_version)

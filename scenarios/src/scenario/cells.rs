@@ -17,6 +17,7 @@ use super::file::{ScenarioFile, WorkloadEntry};
 use super::find::{beside, suggestion};
 use crate::digest::sha256;
 use crate::fleet::Fleet;
+use crate::manifest::StepTimeTrust;
 use crate::sweep::{Published, read_published};
 
 /// Most routers in front of a fleet: beyond it a number is a typing error.
@@ -40,6 +41,8 @@ pub struct Cell {
     pub knee_rps: Option<f64>,
     /// Routers, each with its own books.
     pub router_replicas: u32,
+    /// How far the step times of each group of instances can be trusted.
+    pub step_times: Vec<StepTimeTrust>,
 }
 
 /// A file and where it is, for messages and relative paths.
@@ -141,10 +144,16 @@ impl Origins<'_> {
         }
         let mut cells = Vec::new();
         for fleet in fleets {
+            let step_times = fleet.step_times(&file.model);
+            let step_times =
+                step_times.map_err(|error| self.invalid("fleets", error.to_string()))?;
             for (entry, content) in file.workloads.iter().zip(contents) {
                 let knee_rps = entry.knee_rps.get(&fleet.to_string()).copied();
                 for rate_rps in self.rates(entry, fleet)? {
-                    let cell = |count: &u32| Cell::new(fleet, content, rate_rps, knee_rps, *count);
+                    let cell = |count: &u32| Cell {
+                        step_times: step_times.clone(),
+                        ..Cell::new(fleet, content, rate_rps, knee_rps, *count)
+                    };
                     cells.extend(replicas.iter().map(cell));
                 }
             }
@@ -393,7 +402,8 @@ impl Cell {
             id = format!("{id}--{router_replicas}-routers");
         }
         let (fleet, content) = (fleet.clone(), content.clone());
-        Self { id, fleet, content, rate_rps, knee_rps, router_replicas }
+        let step_times = Vec::new();
+        Self { id, fleet, content, rate_rps, knee_rps, router_replicas, step_times }
     }
 }
 

@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::check::check;
 use super::error::SweepError;
 use super::measure::Measured;
+use crate::manifest::StepTimeTrust;
 use crate::scenario::{Kind, Runner};
 
 /// Says that a JSON file is one of ours.
 const FORMAT: &str = "lodestar-sweep-item";
 
 /// Raised when an older reader would misread an item.
-const FORMAT_VERSION: u32 = 4;
+const FORMAT_VERSION: u32 = 5;
 
 /// The folder of a sweep in which its items lie.
 const RUNS: &str = "runs";
@@ -75,6 +76,8 @@ pub struct CellIdentity {
     pub knee_rps: Option<f64>,
     /// Routers in front of the instances.
     pub router_replicas: u32,
+    /// How far the step times of each group of instances can be trusted.
+    pub step_times: Vec<StepTimeTrust>,
 }
 
 /// What came of a run.

@@ -38,7 +38,7 @@ pub struct Merged {
 impl Merged {
     /// The summary as a table for a terminal.
     pub fn text(&self) -> String {
-        text::summary(&self.summary, &self.baseline)
+        text::summary(&self.summary, &self.baseline) + &text::caveats(&self.comparison)
     }
 }
 

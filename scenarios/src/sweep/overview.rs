@@ -104,6 +104,7 @@ impl Overview {
             rate_rps: None,
             knee_rps: None,
             router_replicas: 1,
+            step_times: scenario.step_times.clone(),
         };
         let item = |(index, run): (usize, &crate::RunTables)| {
             let measured = Measured::of(run, &scenario.trace.sha256, &[]);

@@ -1,9 +1,12 @@
 //! The summary of a sweep for a terminal.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use super::comparison::ComparisonRow;
 use super::interval::Ratio;
 use super::over_cells::PolicySummary;
+use crate::manifest::StepTimeTrust;
 
 /// Policies below each other, the best first.
 pub(super) fn summary(rows: &[PolicySummary], baseline: &str) -> String {
@@ -56,6 +59,14 @@ pub(super) fn summary(rows: &[PolicySummary], baseline: &str) -> String {
         );
     }
     text
+}
+
+/// A line a GPU whose step times were not measured.
+pub(super) fn caveats(rows: &[ComparisonRow]) -> String {
+    let all = rows.iter().flat_map(|row| &row.cell.step_times).filter_map(StepTimeTrust::caveat);
+    all.collect::<BTreeSet<String>>()
+        .into_iter()
+        .fold(String::new(), |text, line| text + &line + "\n")
 }
 
 /// A line that says who left how many requests without an answer, if anybody did.

@@ -145,6 +145,7 @@ mod tests {
             rate_rps: Some(rate_rps),
             knee_rps: None,
             router_replicas,
+            step_times: Vec::new(),
         };
         let cells = [cell(0, 2.0, 1), cell(1, 2.0, 2), cell(2, 1.0, 1), cell(3, 2.0, 4)];
         let ladders = ladders(&cells.iter().collect::<Vec<_>>());
