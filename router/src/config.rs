@@ -53,6 +53,12 @@ impl RouterConfig {
         matches!(Sources::of(&self.policy, self.information).prefix, PrefixSource::KvEvents)
     }
 
+    /// Whether decisions depend on nothing but the order of requests and the instances that there are: whatever else
+    /// the router hears changes none of them.
+    pub const fn is_deaf(&self) -> bool {
+        matches!(self.policy, PolicyConfig::Random | PolicyConfig::RoundRobin)
+    }
+
     /// What the policy sees, for people.
     pub fn describe_sources(&self) -> String {
         Sources::of(&self.policy, self.information).to_string()

@@ -9,6 +9,7 @@
 //! Instances may join, leave, crash and slow down while requests are under way: [`plan`] says when,
 //! [`membership`] does it.
 
+mod ahead;
 mod clairvoyant;
 mod config;
 mod event_queue;

@@ -9,7 +9,7 @@ use lodestar_sim::engine::{
     Engine, EngineConfig, EngineEvent, NewRequest, Progress, SchedulingPolicy,
 };
 use lodestar_sim::step_time::{GpuStepTime, StepTime};
-use lodestar_sim::{ClusterConfig, InstanceConfig, Outcome, Stuck, simulate};
+use lodestar_sim::{ClusterConfig, InstanceConfig, Outcome, Stuck, simulate, simulate_logged};
 use lodestar_traces::{Arrival, Source, Span, TraceRequest};
 use proptest::prelude::*;
 
@@ -191,13 +191,7 @@ proptest! {
     ) {
         prop_assume!(configs.iter().all(|config| config.validate().is_ok()));
         let requests = trace_with_quotes(&shapes);
-        let instances = configs.iter().enumerate().map(|(at, config)| InstanceConfig {
-            name: format!("gpu-{at}"),
-            gpu: "gpu".to_owned(),
-            engine: config.clone(),
-            step_time: step_time(config.max_num_batched_tokens),
-        });
-        let cluster = ClusterConfig::new(instances.collect());
+        let cluster = cluster(&configs);
         let router = RouterConfig::new(PolicyConfig::from_name(policy).unwrap());
         let run = || simulate(&cluster, &requests, router.clone(), seed, &mut |_| {}).unwrap();
         let output = run();
@@ -230,6 +224,37 @@ proptest! {
         let slowly = simulate(&slowly, &requests, router.clone(), seed, &mut |_| {}).unwrap();
         prop_assert_eq!(slowly, output, "skipping over decode steps changes nothing");
     }
+
+    #[test]
+    fn engines_that_go_alone_do_what_they_do_together(
+        configs in prop::collection::vec(config(), 1..5),
+        shapes in shapes(1..150),
+        interval_ms in 5_u64..400,
+        router_replicas in 1_u32..4,
+        policy in prop::sample::select(vec![PolicyConfig::RoundRobin, PolicyConfig::Random]),
+        seed in any::<u64>(),
+    ) {
+        prop_assume!(configs.iter().all(|config| config.validate().is_ok()));
+        let requests = trace_with_quotes(&shapes);
+        let record_interval = Duration::from_millis(interval_ms);
+        let cluster = ClusterConfig { record_interval, router_replicas, ..cluster(&configs) };
+        let router = RouterConfig::new(policy);
+        let alone = simulate(&cluster, &requests, router.clone(), seed, &mut |_| {}).unwrap();
+        // A router that writes down what it hears has to hear it in order.
+        let together =
+            simulate_logged(&cluster, &requests, router, seed, &mut |_| {}, &mut |_, _| {}).unwrap();
+        prop_assert_eq!(alone, together);
+    }
+}
+
+fn cluster(configs: &[EngineConfig]) -> ClusterConfig {
+    let instances = configs.iter().enumerate().map(|(at, config)| InstanceConfig {
+        name: format!("gpu-{at}"),
+        gpu: "gpu".to_owned(),
+        engine: config.clone(),
+        step_time: step_time(config.max_num_batched_tokens),
+    });
+    ClusterConfig::new(instances.collect())
 }
 
 #[test]

@@ -155,6 +155,26 @@ impl EventQueue {
         Some((entry.at, entry.event))
     }
 
+    /// The next event, unless it comes after `end`.
+    pub(super) fn pop_until(&mut self, end: Time) -> Option<(Time, Event)> {
+        let scheduled = self.heap.peek().is_some_and(|entry| entry.at <= end);
+        let known = self.known.last().is_some_and(|entry| entry.at <= end);
+        if scheduled || known { self.pop() } else { None }
+    }
+
+    /// When the events come that were known from the start, in order.
+    pub(super) fn known_times(&self) -> impl Iterator<Item = Time> {
+        self.known.iter().rev().map(|entry| entry.at)
+    }
+
+    /// Empties the queue of all events that were not known from the start; in order.
+    pub(super) fn take_scheduled(&mut self) -> Vec<(Time, Event)> {
+        let mut entries = std::mem::take(&mut self.heap).into_vec();
+        entries.sort_unstable_by(|a, b| b.cmp(a));
+        self.moving -= entries.iter().filter(|entry| !entry.event.is_periodic()).count();
+        entries.into_iter().map(|entry| (entry.at, entry.event)).collect()
+    }
+
     /// Whether anything but observers is to come.
     pub(super) fn is_moving(&self) -> bool {
         self.moving > 0

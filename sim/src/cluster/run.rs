@@ -130,6 +130,8 @@ pub(super) struct Run<'a> {
     pub(super) config: &'a ClusterConfig,
     pub(super) requests: &'a [TraceRequest],
     pub(super) front: Front,
+    /// Whether whatever the routers hear changes no decision of theirs.
+    pub(super) router_is_deaf: bool,
     pub(super) placing: Placing<'a>,
     /// Tokens of a block as the routers count them.
     pub(super) block_tokens: u32,
@@ -172,6 +174,7 @@ impl<'a> Run<'a> {
         let block_tokens = router.block_tokens;
         let scrape_period = router.scrape_period();
         let uses_kv_events = router.uses_kv_events();
+        let router_is_deaf = router.is_deaf();
         let members = members::start_all(config)?;
         let open_loop = (0..).zip(requests).filter_map(|(index, request)| match request.arrival {
             Arrival::At { ns } => {
@@ -186,6 +189,7 @@ impl<'a> Run<'a> {
             config,
             requests,
             front: Front::new(router, config.router_replicas, seed, new_router),
+            router_is_deaf,
             placing: Placing::Router,
             block_tokens,
             timeline: Timeline::new(members.len()),
@@ -239,6 +243,7 @@ impl<'a> Run<'a> {
 
     pub(super) fn until_the_end(&mut self, on_progress: &mut dyn FnMut(u64)) -> Result<(), Stuck> {
         let requests = self.requests;
+        let are_independent = self.engines_are_independent();
         let mut reported = 0;
         while self.unfinished > 0 {
             if !self.queue.is_moving() {
@@ -247,7 +252,13 @@ impl<'a> Run<'a> {
             let Some((at, event)) = self.queue.pop() else { return Err(self.never_sent()) };
             assert!(at >= self.now, "the clock never goes back");
             self.now = at;
-            self.handle(event)?;
+            if are_independent && event == Event::Record {
+                let next = self.end_interval();
+                let next = self.run_ahead(next, on_progress)?;
+                self.queue.push(next, Event::Record);
+            } else {
+                self.handle(event)?;
+            }
             let ended = requests.len() as u64 - self.unfinished;
             if ended >= reported + PROGRESS_EVERY {
                 reported = ended;
@@ -267,7 +278,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), Stuck> {
+    pub(super) fn handle(&mut self, event: Event) -> Result<(), Stuck> {
         match event {
             Event::RequestAtRouter(index) => self.route(index),
             Event::RequestAtEngine(index) => self.enter_engine(index),
@@ -284,13 +295,18 @@ impl<'a> Run<'a> {
             Event::Fault(planned) => self.fault(planned),
             Event::CrashAtRouter(member) => self.learn_of_crash(member),
             Event::Record => {
-                self.settle();
-                self.timeline.record(self.now, &self.members);
-                let next = self.next_observation(self.config.record_interval);
+                let next = self.end_interval();
                 self.queue.push(next, Event::Record);
             }
         }
         Ok(())
+    }
+
+    /// Ends an interval of the time series now. When the next one ends.
+    fn end_interval(&mut self) -> Time {
+        self.settle();
+        self.timeline.record(self.now, &self.members);
+        self.next_observation(self.config.record_interval)
     }
 
     fn never_sent(&self) -> Stuck {

@@ -21,25 +21,38 @@ impl Timeline {
 
     /// Ends an interval at `end`, for every member that is there or did something in it.
     pub(super) fn record(&mut self, end: Time, members: &[Member]) {
-        for (id, (member, before)) in (0..).zip(members.iter().zip(&mut self.before)) {
-            let engine = &member.engine;
-            let now = engine.counters();
-            if !member.is_alive() && now == *before {
-                continue;
-            }
-            self.intervals.push(IntervalRecord {
-                instance: InstanceId(id),
-                end,
-                running_requests: engine.running_requests(),
-                waiting_requests: engine.waiting_requests(),
-                kv_usage: engine.kv_usage(),
-                steps: now.steps - before.steps,
-                prefill_tokens: now.prefill_tokens - before.prefill_tokens,
-                output_tokens: now.output_tokens - before.output_tokens,
-                preemptions: now.preemptions - before.preemptions,
-            });
-            *before = now;
+        for (id, member) in (0..).zip(members) {
+            let interval = self.end_of(id, end, member);
+            self.intervals.extend(interval);
         }
+    }
+
+    /// Ends an interval of one member, if it is there or did something in it.
+    pub(super) fn end_of(&mut self, id: u32, end: Time, member: &Member) -> Option<IntervalRecord> {
+        let before = &mut self.before[id as usize];
+        let engine = &member.engine;
+        let now = engine.counters();
+        if !member.is_alive() && now == *before {
+            return None;
+        }
+        let interval = IntervalRecord {
+            instance: InstanceId(id),
+            end,
+            running_requests: engine.running_requests(),
+            waiting_requests: engine.waiting_requests(),
+            kv_usage: engine.kv_usage(),
+            steps: now.steps - before.steps,
+            prefill_tokens: now.prefill_tokens - before.prefill_tokens,
+            output_tokens: now.output_tokens - before.output_tokens,
+            preemptions: now.preemptions - before.preemptions,
+        };
+        *before = now;
+        Some(interval)
+    }
+
+    /// Adds what members did by themselves, by time, then by member.
+    pub(super) fn extend(&mut self, intervals: impl Iterator<Item = IntervalRecord>) {
+        self.intervals.extend(intervals);
     }
 
     pub(super) fn into_intervals(self) -> Vec<IntervalRecord> {

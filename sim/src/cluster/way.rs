@@ -307,7 +307,9 @@ impl Run<'_> {
                 record.first_token_engine = Some(self.now);
                 record.first_token = Some(at_client);
                 record.cached_tokens = cached_tokens;
-                self.queue.push(at_router, Event::FirstTokenAtRouter(handle));
+                if !self.router_is_deaf || self.on_log.is_some() {
+                    self.queue.push(at_router, Event::FirstTokenAtRouter(handle));
+                }
             }
             EngineEvent::Finished { handle, output_tokens, preemptions, itl_max } => {
                 let record = self.records[handle as usize].as_mut().expect("routed");
