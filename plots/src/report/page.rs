@@ -98,6 +98,7 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
     let failed = overview.items.iter().filter(|item| item.measured().is_none()).count();
     let step_times = view.cells.iter().flat_map(|cell| &cell.step_times);
     let caveats: BTreeSet<String> = step_times.filter_map(StepTimeTrust::caveat).collect();
+    let caveats: Vec<String> = caveats.into_iter().collect();
     let mut policies: Vec<&str> = overview.summary.iter().map(|row| row.policy.as_str()).collect();
     policies.sort_unstable();
     html! {
@@ -122,7 +123,7 @@ fn what_was_run(view: &SweepView<'_>) -> Markup {
                 @if (seeds.len() as u64) < extent.seeds { " of 1 to " (extent.seeds) }
             }
             @if !caveats.is_empty() {
-                dt { "Step times" } dd { @for caveat in &caveats { (caveat) br; } }
+                dt { "Step times" } dd { (caveats.join("; ")) }
             }
             dt { "Version" } dd {
                 "Lodestar " (first.lodestar_version)
