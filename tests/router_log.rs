@@ -94,7 +94,10 @@ fn the_log_of_a_replay_is_predicted_and_fitted() {
         assert_eq!(ours.split_whitespace().last(), theirs.split_whitespace().next(), "{hits}");
     }
     let fit = format!("calibrate requests --log {LOG} --start a100 --gpu mine --out mine.toml");
-    let said = run(folder, &fit);
+    let (code, _, stderr) = lodestar(folder, &fit);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.starts_with("error: a new GPU needs --memory-bytes"), "{stderr}");
+    let said = run(folder, &format!("{fit} --memory-bytes 85000000000"));
     assert!(said.contains("profile  mine.toml"), "{said}");
     assert!(folder.join("mine.toml").exists());
 }

@@ -51,6 +51,7 @@ impl Panel {
             self.x.draw_marks(chart, self.y.ends(), frame.width())
         });
         self.draw_lines(canvas, area, &self.series);
+        self.draw_lines(canvas, area, &pieces_of_equal_lines(&self.series));
     }
 
     /// Draws lines over what [`Self::draw`] drew into the same area.
@@ -142,5 +143,41 @@ impl Panel {
     fn label_width(&self) -> f64 {
         let widths = self.y.ticks.iter().map(|tick| TextStyle::SMALL.width_of(&tick.label));
         widths.fold(self.y.label_width, f64::max)
+    }
+}
+
+/// Pieces of lines that are equal, from point to point each in the turn of another one: of policies that did the same every
+/// one is seen.
+fn pieces_of_equal_lines(lines: &[Series]) -> Vec<Series> {
+    let mut pieces = Vec::new();
+    for (index, Series { points, colour }) in lines.iter().enumerate() {
+        let is_equal = |other: &&Series| other.points == *points;
+        let before = lines[..index].iter().filter(is_equal).count();
+        let all = before + lines[index..].iter().filter(is_equal).count();
+        if all > 1 {
+            let turns = points.windows(2).skip(before).step_by(all);
+            pieces.extend(turns.map(|ends| Series { points: ends.to_vec(), colour: *colour }));
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_lines_take_turns() {
+        let line = |height: f64, index| Series {
+            points: (0..5).map(|x| (f64::from(x), height)).collect(),
+            colour: crate::colour::series(index),
+        };
+        let pieces = pieces_of_equal_lines(&[line(1.0, 0), line(2.0, 1), line(1.0, 2)]);
+        let starts = |index: usize| -> Vec<f64> {
+            let colour = crate::colour::series(index);
+            let own = pieces.iter().filter(|piece| piece.colour == colour);
+            own.map(|piece| piece.points[0].0).collect()
+        };
+        assert_eq!([starts(0), starts(1), starts(2)], [vec![0.0, 2.0], vec![], vec![1.0, 3.0]]);
     }
 }

@@ -70,7 +70,7 @@ fn figures_of_a_replay() {
     assert_eq!(files.len(), 10, "{:?}", files.keys());
 
     let scenario =
-        "tiny &lt;&amp;&gt; trace (200 requests), llama-3.1-8b on 1 × h100 + 1 × l4, seed 1";
+        "tiny &lt;&amp;&gt; trace (200 requests), llama-3.1-8b on 1 × h100 + 1 × l4 (l4 derived ±12 %), seed 1";
     let [first, second] = POLICIES;
     check_figure(
         &files,
