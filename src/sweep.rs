@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
 use lodestar_scenarios::scenario::{MAX_SEEDS, read_scenario};
 use lodestar_scenarios::sweep::{Merged, Shard, Sweep, SweepOptions, merge, write_tables};
@@ -100,8 +101,9 @@ pub(crate) fn run_merge(args: &MergeArgs) -> anyhow::Result<bool> {
 }
 
 fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result<bool> {
-    // Before anything is printed: whoever reads only the first lines has the report, too.
-    crate::plot::draw_sweep(out, baseline)?;
+    // Before anything is printed: whoever reads only the first lines has the report, too. But whoever has none has at
+    // least the lines.
+    let drawn = crate::plot::draw_sweep(out, baseline);
     let mut stdout = io::stdout().lock();
     write!(stdout, "{}", merged.text())?;
     let folder = out.display();
@@ -113,6 +115,9 @@ fn finish(out: &Path, baseline: Option<&str>, merged: &Merged) -> anyhow::Result
     for (path, problem) in &merged.failed {
         writeln!(io::stderr(), "failed: {}: {problem}", path.display())?;
     }
+    drawn.with_context(|| {
+        format!("runs and tables are kept, and `lodestar plot {folder}` draws them again")
+    })?;
     crate::plot::announce(out)?;
     Ok(merged.failed.is_empty())
 }

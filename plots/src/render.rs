@@ -96,7 +96,10 @@ fn write_png(canvas: &Canvas, path: &Path) -> Result<(), PlotError> {
     let size = (fine.0 / AVERAGED, fine.1 / AVERAGED);
     let pixels = average(&pixels, size, AVERAGED as usize);
     let mut file = BitMapBackend::new(path, size);
-    file.blit_bitmap((0, 0), size, &pixels).and_then(|()| file.present()).map_err(|error| {
+    let written = file.blit_bitmap((0, 0), size, &pixels).and_then(|()| file.present());
+    // It tries again when it is dropped.
+    drop(file);
+    written.map_err(|error| {
         // Half a figure looks like one until it is opened.
         let _ = fs::remove_file(path);
         PlotError::new(path, &error)

@@ -48,7 +48,7 @@ pub use over_cells::{PolicySummary, Verdicts};
 pub use overview::Overview;
 pub use planned::Extent;
 pub use progress::{Leader, Standing};
-pub use published::{Agreement, CellAgreement, Pair, Published, read_published};
+pub use published::{Agreement, CellAgreement, Pair, Published, Ranked, read_published};
 pub use saturate::{Knee, SaturateError, saturate};
 pub use series::{InstanceSeries, Predictions, Series};
 

@@ -69,8 +69,7 @@ fn figures_of_a_replay() {
     let files = files_of(&folder.path().join("a/figures"));
     assert_eq!(files.len(), 10, "{:?}", files.keys());
 
-    let scenario =
-        "tiny &lt;&amp;&gt; trace (200 requests), llama-3.1-8b on 1 × h100 + 1 × l4 (l4 derived ±12 %), seed 1";
+    let scenario = "tiny &lt;&amp;&gt; trace (200 requests), llama-3.1-8b on 1 × h100 + 1 × l4 (l4 derived ±12 %), seed 1";
     let [first, second] = POLICIES;
     check_figure(
         &files,

@@ -367,8 +367,10 @@ impl Origins<'_> {
                 self.invalid(key(name), "is empty: leave it out for the workload's own rate")
             );
         }
-        match rates.iter().find(|rate| !(rate.is_finite() && **rate > 0.0)) {
-            Some(rate) => Err(self.invalid(key(name), format!("has {rate}; rates are above 0"))),
+        match rates.iter().find(|rate| !(1e-6..=1e6).contains(*rate)) {
+            Some(rate) => {
+                Err(self.invalid(key(name), format!("has {rate:?}, expected 0.000001 to 1000000")))
+            }
             None => Ok(rates.into_iter().map(Some).collect()),
         }
     }

@@ -67,6 +67,23 @@ pub struct Agreement {
     pub spearman_p99: Option<f64>,
     /// Pairs of policies within a cell whose mean TTFT is in the same order, and pairs in all.
     pub ordered_alike: (u64, u64),
+    /// The policies over all cells, the best measured one first.
+    pub ranking: Vec<Ranked>,
+    /// Spearman's correlation of the ranking.
+    pub spearman_ranking: Option<f64>,
+}
+
+/// A policy over all cells in which it was measured and simulated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// Which.
+    pub policy: String,
+    /// How many cells have it.
+    pub cells: usize,
+    /// Mean TTFT over the geometric mean of all policies of a cell that have both, geometric mean over cells.
+    pub measured: f64,
+    /// The same, simulated.
+    pub simulated: f64,
 }
 
 /// Reads a file of measurements; lines that begin with `#` say where they come from.
@@ -106,7 +123,10 @@ impl Agreement {
         };
         let ordered_alike =
             cells.iter().map(alike).fold((0, 0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1));
+        let ranking = ranking(&cells);
         Self {
+            spearman_ranking: spearman(ranking.iter().map(|row| (row.measured, row.simulated))),
+            ranking,
             spearman_mean: spearman(both.iter().map(|(m, s)| (m.0, s.0))),
             spearman_p99: spearman(both.iter().map(|(m, s)| (m.1, s.1))),
             ordered_alike,
@@ -138,11 +158,19 @@ impl Agreement {
                 writeln!(text, "{}", line.trim_end()).expect("a String takes what is written");
             }
         }
+        text.push_str("\nmean TTFT over the geometric mean of a cell's policies, over all cells\n");
+        for Ranked { policy, cells, measured, simulated } in &self.ranking {
+            let cells = format!("{cells} cells");
+            writeln!(text, "{cells:<34} {policy:<25} {measured:>9.2} {simulated:>9.2}")
+                .expect("a String takes what is written");
+        }
         let (alike, pairs) = self.ordered_alike;
         writeln!(
             text,
-            "policies of a cell in the measured order: {alike} of {pairs} pairs that differ in both; half of them by chance\n\
+            "rank correlation of these policies: {}\n\
+             policies of a cell in the measured order: {alike} of {pairs} pairs that differ in both; half of them by chance\n\
              rank correlation over all cells and policies, mostly of loads: mean {}, P99 {}",
+            show(self.spearman_ranking, 2),
             show(self.spearman_mean, 3),
             show(self.spearman_p99, 3),
         )
@@ -182,6 +210,39 @@ impl CellAgreement {
     fn both(&self) -> Vec<((f64, f64), (f64, f64))> {
         self.pairs.iter().filter_map(|pair| pair.measured.zip(pair.simulated)).collect()
     }
+}
+
+/// Policies that at least half of the cells have.
+fn ranking(cells: &[CellAgreement]) -> Vec<Ranked> {
+    let mut logs: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for cell in cells {
+        let both: Vec<(&str, (f64, f64))> = cell
+            .pairs
+            .iter()
+            .filter_map(|pair| {
+                Some((&*pair.policy, (pair.measured?.0.ln(), pair.simulated?.0.ln())))
+            })
+            .collect();
+        let mean = mean_of(both.iter().map(|(_, logs)| *logs));
+        for (policy, (measured, simulated)) in both {
+            logs.entry(policy).or_default().push((measured - mean.0, simulated - mean.1));
+        }
+    }
+    logs.retain(|_, logs| 2 * logs.len() >= cells.len());
+    let ranked = |(policy, logs): (&str, Vec<(f64, f64)>)| {
+        let (measured, simulated) = mean_of(logs.iter().copied());
+        let (measured, simulated) = (measured.exp(), simulated.exp());
+        Ranked { policy: policy.to_owned(), cells: logs.len(), measured, simulated }
+    };
+    let mut ranking: Vec<Ranked> = logs.into_iter().map(ranked).collect();
+    ranking.sort_by(|a, b| a.measured.total_cmp(&b.measured));
+    ranking
+}
+
+fn mean_of(pairs: impl ExactSizeIterator<Item = (f64, f64)>) -> (f64, f64) {
+    let count = pairs.len() as f64;
+    let (a, b) = pairs.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+    (a / count, b / count)
 }
 
 /// Spearman's rank correlation: Pearson's of the ranks, ties at their mean rank. `None` for fewer than three
@@ -229,6 +290,29 @@ mod tests {
         assert!(close(of(&[1.0, 2.0, 2.0, 4.0], &[1.0, 2.0, 3.0, 4.0]), 0.9_f64.sqrt()));
         assert_eq!(of(&[1.0, 2.0], &[1.0, 2.0]), None);
         assert_eq!(of(&[1.0, 1.0, 1.0], &[1.0, 2.0, 3.0]), None);
+    }
+
+    #[test]
+    fn policies_are_ranked_over_all_cells() {
+        let pair = |policy: &str, measured: f64, simulated: f64| Pair {
+            policy: policy.to_owned(),
+            measured: Some((measured, 1.0)),
+            simulated: Some((simulated, 1.0)),
+        };
+        let cell = |pairs| CellAgreement { cell: String::new(), pairs, spearman: None };
+        let ranking = ranking(&[
+            cell(vec![pair("a", 4.0, 1.0), pair("b", 1.0, 4.0)]),
+            cell(vec![pair("a", 100.0, 100.0), pair("b", 100.0, 400.0)]),
+            cell(vec![pair("a", 7.0, 7.0), pair("c", 7.0, 7.0)]),
+        ]);
+        let found: Vec<_> = ranking.iter().map(|row| (row.policy.as_str(), row.cells)).collect();
+        // c is in one cell of three.
+        assert_eq!(found, [("b", 2), ("a", 3)]);
+        // Over the cells' means 2 and 100, 2 and 200: b 1/2 and 1, 2 and 2.
+        assert!((ranking[0].measured - 0.5_f64.sqrt()).abs() < 1e-12, "{ranking:?}");
+        assert!((ranking[0].simulated - 2.0).abs() < 1e-12, "{ranking:?}");
+        // a 2, 1, 1 and 1/2, 1/2, 1.
+        assert!((ranking[1].measured - 2.0_f64.cbrt()).abs() < 1e-12, "{ranking:?}");
     }
 
     #[test]

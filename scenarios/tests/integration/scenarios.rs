@@ -118,7 +118,7 @@ fn what_is_wrong_is_named() {
     let error = error_with("[8, 16.5]", "[8, 8]");
     assert_eq!(error, "s.toml: `workload` makes the cell a100-2--share47--8rps twice");
     let error = error_with("[8, 16.5]", "[8, 0]");
-    assert_eq!(error, "s.toml: `workload.share47.rates_rps` has 0; rates are above 0");
+    assert_eq!(error, "s.toml: `workload.share47.rates_rps` has 0.0, expected 0.000001 to 1000000");
     let error = error_with("fleets = [\"a100:2\", \"a100:1,l4:1\"]", "fleets = []");
     assert!(error.starts_with("s.toml: `fleets` is empty"), "{error}");
     let error = error_with("\"a100:1,l4:1\"]", "\"a100:2\"]");

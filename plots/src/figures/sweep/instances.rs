@@ -20,6 +20,8 @@ pub(crate) fn draw(view: &SweepView<'_>, cell: &CellIdentity) -> Canvas {
         .policies
         .iter()
         .filter_map(|policy| Some((*policy, view.series(cell.index, policy)?)))
+        // A bound is of no instance.
+        .filter(|(_, series)| !series.instances.is_empty())
         .take(MOST_POLICIES)
         .collect();
     let instances = runs.iter().map(|(_, series)| series.instances.len()).max().unwrap_or(0);
