@@ -161,6 +161,19 @@ fn an_instance_that_returns_has_a_new_id_and_an_empty_cache() {
 }
 
 #[test]
+fn an_instance_that_joins_at_the_end_of_an_interval_is_not_in_it() {
+    let requests = trace(&[(0, 200), (1200, 200)]);
+    let intervals_of_the_second = |join_ms| {
+        let output =
+            run(&cluster(2, vec![event(join_ms, 1, PlannedKind::Join)]), &requests, "random");
+        let of_it = output.intervals.iter().filter(|interval| interval.instance == InstanceId(1));
+        of_it.map(|interval| interval.end.as_nanos() / 1_000_000_000).collect::<Vec<_>>()
+    };
+    assert_eq!(intervals_of_the_second(999)[0], 1);
+    assert_eq!(intervals_of_the_second(1000)[0], 2);
+}
+
+#[test]
 fn a_slow_instance_takes_exactly_as_many_times_as_long() {
     let requests = trace(&[(0, 100)]);
     let e2e = |plan| {

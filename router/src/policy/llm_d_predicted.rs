@@ -311,6 +311,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn it_is_trained_every_ten_seconds_on_ten_samples_or_more() {
+        let has_model = |samples: u64, millis: u64| {
+            let mut policy = LlmDPredicted::default();
+            (0..samples).for_each(|id| serve(&mut policy, id, 100, 11));
+            let mut fixture = fixture([0, 0], [0, 0]);
+            fixture.now = Time::from_nanos(millis * 1_000_000);
+            fixture.choose(&mut policy);
+            policy.ttft.model.is_some()
+        };
+        assert!(has_model(10, 10_000));
+        assert!(!has_model(9, 10_000) && !has_model(10, 9_999));
+    }
+
     /// The two predicted TTFTs, how often each is drawn of 10,200 times, and why.
     fn drawn(policy: &mut LlmDPredicted, mut fixture: Fixture) -> ([f64; 2], [u32; 2], Reason) {
         fixture.now = Time::from_nanos(10_000_000_000);

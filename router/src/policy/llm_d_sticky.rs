@@ -83,4 +83,18 @@ mod tests {
         assert_eq!(choose(&[79, 0], &[1263, 0]), (Reason::NoPrefixHit, 0));
         assert_eq!(choose(&[79, 0], &[1265, 0]), (Reason::NoPrefixHit, 1));
     }
+
+    #[test]
+    fn from_4_million_tokens_on_all_are_equally_loaded() {
+        // 1,601 more of the request itself.
+        let full = 4_194_304 - 1601;
+        assert_eq!(choose(&[0, 0], &[full, full - 1]).1, 1);
+        let drawn: Vec<u32> = {
+            let fixture = Fixture::with_requests(&[1, 1])
+                .with_matches(100, &[0, 0])
+                .with_tokens(&[(full + 900_000, 0), (full, 0)]);
+            crate::policy::fixtures::frequencies(&mut LlmDSticky, &fixture, 1000).1
+        };
+        assert!(drawn[0].abs_diff(500) < 100, "{drawn:?}");
+    }
 }

@@ -286,6 +286,17 @@ mod tests {
     }
 
     #[test]
+    fn the_median_is_of_the_last_200_answers() {
+        let mut tpots = Tpots::default();
+        // 101 of 200 are slow; then the first, assumed one and two of these are forgotten.
+        (0..101).for_each(|_| tpots.add(1.0));
+        (0..98).for_each(|_| tpots.add(0.01));
+        assert_eq!((tpots.recent.len(), tpots.median_secs), (200, 1.0));
+        (0..3).for_each(|_| tpots.add(0.01));
+        assert_eq!((tpots.recent.len(), tpots.median_secs), (200, 0.01));
+    }
+
+    #[test]
     fn a_full_cache_costs_what_it_forgets() {
         let mut policy = Preble::default();
         // Half of what it got was cached.

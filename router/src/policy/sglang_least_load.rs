@@ -36,6 +36,7 @@ impl Policy for SglangLeastLoad {
 mod tests {
     use super::*;
     use crate::event::{InstanceId, InstanceMetrics};
+    use crate::policy::OUT_OF_QUESTION;
     use crate::policy::fixtures::Fixture;
 
     fn polled(requests: &[u32], metrics: &[(u32, u32, f64)]) -> Fixture {
@@ -85,6 +86,14 @@ mod tests {
         assert_ne!(chosen(&[busy, (0, 8, 0.1), busy]).1, 1);
         assert_ne!(chosen(&[busy, (0, 0, 0.8), busy]).1, 1);
         assert_eq!(chosen(&[(0, 8, 0.1), (0, 9, 0.1), (9, 0, 0.9)]), (Reason::LeastRequests, 1));
+    }
+
+    #[test]
+    fn a_full_cache_costs_as_one_of_999_in_1000() {
+        let fixture = polled(&[0, 0], &[(0, 0, 1.0), (0, 0, 0.0)]);
+        // 0.15 · 0.999 / 0.001, behind all that have room.
+        let scores = fixture.scores(&mut SglangLeastLoad::default());
+        assert!((scores[0] - OUT_OF_QUESTION - 149.85).abs() < 1e-3, "{scores:?}");
     }
 
     #[test]

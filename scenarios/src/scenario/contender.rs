@@ -185,7 +185,13 @@ impl Contender {
             toml::Value::Table(mut table) => {
                 let label = table.remove("label");
                 if let Some(toml::Value::String(name)) = table.get("name") {
-                    Self::named(name).map_err(|error| error.to_string())?;
+                    let named = Self::named(name).map_err(|error| error.to_string())?;
+                    if named.runner.kind() == Kind::Yardstick {
+                        return Err(format!(
+                            "is a yardstick, which has neither label nor parameters: \
+                                            write \"{name}\" instead of the table"
+                        ));
+                    }
                 }
                 let policy = PolicyConfig::deserialize(toml::Value::Table(table))
                     .map_err(|error| error.message().to_owned())?;

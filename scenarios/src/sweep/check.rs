@@ -37,6 +37,7 @@ fn measured_can_be(measured: &Measured) -> Checked {
     let points = if summary.ttft_ms.is_some() { QUANTILE_POINTS as usize } else { 0 };
     long("ttft_quantiles_ms", ttft_quantiles_ms.len(), points..=points)?;
     within("ttft_quantiles_ms", ttft_quantiles_ms.iter().copied(), NOT_NEGATIVE)?;
+    ensure("ttft_quantiles_ms", ttft_quantiles_ms.is_sorted(), "expected quantiles in order")?;
     series_can_be(series)
 }
 
@@ -49,8 +50,9 @@ fn summary_can_be(summary: &Summary) -> Checked {
         ("summary.tpot_ms", summary.tpot_ms, NOT_NEGATIVE),
         ("summary.e2e_ms", summary.e2e_ms, NOT_NEGATIVE),
     ] {
-        let each = times.map(|Distribution { mean, p50, p90, p99 }| [mean, p50, p90, p99]);
-        within(field, each.into_iter().flatten(), range)?;
+        let Some(Distribution { mean, p50, p90, p99 }) = times else { continue };
+        within(field, [mean, p50, p90, p99], range)?;
+        ensure(field, [p50, p90, p99].is_sorted(), "expected quantiles in order")?;
     }
     within("summary.hit_ratio", summary.hit_ratio, SHARE)?;
     within("summary.requests_per_s", summary.requests_per_s, NOT_NEGATIVE)

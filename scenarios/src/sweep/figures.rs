@@ -8,7 +8,8 @@ use crate::scenario::Kind;
 
 /// The yardstick that knows the whole trace.
 const HINDSIGHT: &str = "hindsight";
-/// The least gap between the best heuristics and hindsight that has shares, as a part of the heuristics' times.
+/// The least gap between the best heuristics and hindsight that has shares: the logarithm of how many times as long the heuristics
+/// take.
 const GAP_MIN: f64 = 0.01;
 
 /// Mean and P99 of TTFT, ms, and the share of requests without an answer, by seed.
@@ -92,8 +93,9 @@ impl<'a> Figures<'a> {
         self.by_seed(cell, figure, policy).into_iter().filter_map(log).collect()
     }
 
-    /// The share that a policy closes of the gap in mean TTFT between each cell's best heuristic and hindsight, both summed over
-    /// cells and seeds. None where hindsight is hardly faster than the best heuristics: of nothing there are no parts.
+    /// The share that a policy closes of the gap in mean TTFT between each cell's best heuristic and hindsight: of the logarithms of
+    /// both ratios, as in every mean over cells here, summed over cells and seeds. None where hindsight is hardly faster than the
+    /// best heuristics: of nothing there are no parts.
     pub(super) fn gap_closed(
         &self,
         cells: impl Iterator<Item = u32>,
@@ -103,7 +105,7 @@ impl<'a> Figures<'a> {
             return None;
         }
         let mut seeds: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
-        let mut best_ms = 0.0;
+        let mut runs = 0;
         for cell in cells {
             let Some(best) = self.best_heuristic(cell, Figure::Mean) else { continue };
             let by_seed = |policy| self.by_seed(cell, Figure::Mean, policy);
@@ -111,14 +113,14 @@ impl<'a> Figures<'a> {
             for (seed, ms) in by_seed(policy) {
                 if let (Some(best), Some(hindsight)) = (best.get(&seed), hindsight.get(&seed)) {
                     let (closed, gap) = seeds.entry(seed).or_default();
-                    *closed += best - ms;
-                    *gap += best - hindsight;
-                    best_ms += best;
+                    *closed += (best / ms).ln();
+                    *gap += (best / hindsight).ln();
+                    runs += 1;
                 }
             }
         }
-        let gap_ms: f64 = seeds.values().map(|(_, gap)| gap).sum();
-        if gap_ms < GAP_MIN * best_ms {
+        let gap: f64 = seeds.values().map(|(_, gap)| gap).sum();
+        if gap < GAP_MIN * f64::from(runs) {
             return None;
         }
         Share::of_seeds(&seeds.into_values().collect::<Vec<_>>())
@@ -155,8 +157,26 @@ mod tests {
 
     #[test]
     fn a_share_is_of_the_gap_between_the_best_heuristic_and_hindsight() {
-        assert_eq!(share(90.0, 80.0), Some(0.5));
-        assert_eq!(share(110.0, 80.0), Some(-0.5));
+        // Half of the way from 100 to 81 is 90, and as far behind 100 is 100 / 0.9.
+        assert!((share(90.0, 81.0).unwrap() - 0.5).abs() < 1e-12);
+        assert!((share(100.0 / 0.9, 81.0).unwrap() + 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_cell_counts_by_its_ratios_however_long_its_times() {
+        // All of 100 to 50, none of 1,000 to 500.
+        let of = |ms| BySeed::from([(1, [ms, ms, 0.0])]);
+        let cell = |scale: f64, policy: f64| {
+            let hindsight = (HINDSIGHT, of(50.0 * scale));
+            BTreeMap::from([("heuristic", of(100.0 * scale)), ("policy", of(policy)), hindsight])
+        };
+        let figures = Figures {
+            runs: BTreeMap::from([(0, cell(1.0, 50.0)), (1, cell(10.0, 1000.0))]),
+            best: BTreeMap::from([(0, ["heuristic"; 2]), (1, ["heuristic"; 2])]),
+            has_hindsight: true,
+        };
+        let share = figures.gap_closed(figures.cells(), "policy").unwrap();
+        assert!((share.value - 0.5).abs() < 1e-12, "{share:?}");
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub struct PolicySummary {
     pub mean_ratio_to_best: Option<Ratio>,
     /// The same of the P99, with the heuristic whose P99 is best.
     pub p99_ratio_to_best: Option<Ratio>,
-    /// Share of the gap in mean TTFT between each cell's best heuristic and hindsight that it closes: both
-    /// summed over the cells and seeds in which all three ran. Negative when it is worse than the best
-    /// heuristics; none where the gap is less than a hundredth of their times.
+    /// Share of the gap in mean TTFT between each cell's best heuristic and hindsight that it closes, over
+    /// the cells and seeds in which all three ran (docs/metrics.md). Negative when it is worse than the best
+    /// heuristics; none where hindsight is less than 1 % faster.
     pub gap_closed: Option<Share>,
     /// Cells by their verdict against the baseline, by mean TTFT.
     pub verdicts: Verdicts,

@@ -70,6 +70,9 @@ fn what_cannot_have_been_measured_is_damaged() {
     refused(".../summary/ttft_ms/mean", number(-5.0), negative);
     refused(".../summary/ttft_ms/p99", number(0.0), "`summary.ttft_ms` has 0, expected more");
     refused(".../summary/e2e_ms/p50", number(-1.0), "`summary.e2e_ms` has -1, expected at least");
+    let order = "`summary.ttft_ms` is wrong, expected quantiles in order";
+    refused(".../summary/ttft_ms/p50", number(1e9), order);
+    refused(".../ttft_quantiles_ms/7", number(1e9), "`ttft_quantiles_ms` is wrong, expected quant");
     refused(".../summary/hit_ratio", number(55.0), "`summary.hit_ratio` has 55, expected 0 to 1");
     refused(".../summary/finished", 1_000_000_000.into(), "`summary.requests` is wrong, expected");
     refused(".../rejected_by_router", 9.into(), "`rejected_by_router` is wrong, expected at most");

@@ -105,6 +105,10 @@ fn what_is_wrong_is_named() {
     assert!(error.contains("`policies[2]`") && error.contains("unknown field `stddev`"), "{error}");
     let error = error_with("\"least-request\"", "\"least-reqest\"");
     assert!(error.contains("did you mean \"least-request\"?"), "{error}");
+    let error = error_with("\"least-request\"", "{ name = \"hindsight\", label = \"best\" }");
+    assert!(error.ends_with("write \"hindsight\" instead of the table"), "{error}");
+    let error = error_with("num_blocks = 3000", "num_blocks = 0");
+    assert!(error.contains("`engine.a100` is wrong: num_blocks is 0; it must be at"), "{error}");
     let error = error_with(", label = \"pc-2\"", "");
     assert_eq!(
         error,

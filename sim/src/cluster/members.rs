@@ -27,6 +27,8 @@ pub(super) struct Member {
     /// Position in [`ClusterConfig::instances`].
     pub(super) instance: usize,
     pub(super) presence: Presence,
+    /// When it came; the start of the run if it was there, or has not come.
+    pub(super) joined: Time,
     pub(super) engine: Engine,
     /// Its wake-up that is in the queue. An engine that is interrupted asks for an earlier one; the later
     /// one is then ignored when it comes.
@@ -61,6 +63,7 @@ pub(super) fn start_all(config: &ClusterConfig) -> Result<Vec<Member>, Stuck> {
         Ok(Member {
             instance,
             presence: if there { Presence::Up } else { Presence::Absent },
+            joined: Time::ZERO,
             engine: start(&config.instances[instance], config.step_by_step)?,
             wakeup: None,
             open_requests: 0,

@@ -109,6 +109,7 @@ impl Run<'_> {
         let member = &mut self.members[id as usize];
         assert_eq!(member.presence, Presence::Absent, "a member joins once");
         member.presence = Presence::Up;
+        member.joined = self.now;
         self.set_speed(id);
         self.introduce(id);
     }

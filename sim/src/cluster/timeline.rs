@@ -27,12 +27,12 @@ impl Timeline {
         }
     }
 
-    /// Ends an interval of one member, if it is there or did something in it.
+    /// Ends an interval of one member, if it is there or did something in it. Who joins at its end is in the next one.
     pub(super) fn end_of(&mut self, id: u32, end: Time, member: &Member) -> Option<IntervalRecord> {
         let before = &mut self.before[id as usize];
         let engine = &member.engine;
         let now = engine.counters();
-        if !member.is_alive() && now == *before {
+        if now == *before && (!member.is_alive() || member.joined == end) {
             return None;
         }
         let interval = IntervalRecord {

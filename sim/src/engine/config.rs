@@ -107,6 +107,9 @@ impl EngineConfig {
         nonzero("block_size", self.block_size)?;
         nonzero("max_num_batched_tokens", self.max_num_batched_tokens)?;
         nonzero("max_num_seqs", self.max_num_seqs)?;
+        if self.num_blocks < 2 {
+            return Err(InvalidConfig::NoBlocks(self.num_blocks));
+        }
         nonzero("max_model_len", self.max_model_len)?;
         if self.max_num_active_seqs == Some(0) {
             return Err(InvalidConfig::Zero("max_num_active_seqs"));
@@ -138,6 +141,9 @@ pub enum InvalidConfig {
     /// A setting that must be positive is zero.
     #[error("{0} is 0; it must be at least 1")]
     Zero(&'static str),
+    /// Nothing can be kept.
+    #[error("num_blocks is {0}; it must be at least 2, of which one is the null block")]
+    NoBlocks(u32),
     /// Not a share.
     #[error("watermark is {0}; it must be at least 0 and less than 1")]
     Watermark(f64),
